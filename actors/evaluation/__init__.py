@@ -1,0 +1,1 @@
+"""How good an answer is: text scores, and what the paper measures."""
