@@ -1,1 +1,1 @@
-"""The words that the other folders speak: messages, settings, errors, weights, metrics. Imports none of ours."""
+"""Words that the other folders speak: messages, settings, errors, weights, metrics. Imports none of ours."""

@@ -1,0 +1,301 @@
+"""The one configuration tree of a run, checked once, at the door.
+
+Every field says its unit in the docstring beneath it. Unknown keys are refused. What can be wrong by
+itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load` in
+`common.run_file` reads YAML and dotted overrides into it and reports all faults at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .objective import ObjectiveConfig, Section
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class ModelConfig(Section):
+    """One causal language model."""
+
+    path: str
+    """A local folder or a name on the Hugging Face hub; safetensors only."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+
+class PromptData(Section):
+    """Where prompts (and answers, if there are any) come from."""
+
+    path: str
+    """A .jsonl or .parquet file, or the name of a data set on the Hugging Face hub."""
+    split: str = "train"
+    """Split of a hub data set; a local file is one split, "train"."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
+    instruction: str = "instruction"
+    """Column with the question."""
+    input: str | None = "input"
+    """Column with further input to the question; rows may leave it empty. null = there is none."""
+    output: str | None = "output"
+    """Column with the right answer, a string or a list of them. null = there is none."""
+    messages: str | None = None
+    """Column with a chat (list of {role, content}) in place of the three above; its last assistant turn is the
+    answer."""
+    limit: Count | None = None
+    """Use only the first so many records."""
+
+
+class DataConfig(Section):
+    """The data sets of a run and how records become prompts."""
+
+    train: PromptData
+    validation: PromptData | None = None
+    """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
+    heldout: PromptData | None = None
+    """Measured before and after the run, never used to choose anything."""
+    template: Literal["alpaca", "chat", "plain"] = "chat"
+    """alpaca = the paper's template; chat = the tokenizer's own chat template; plain = the bare text."""
+    system_prompt: str | None = None
+    """First message of a chat template."""
+    max_prompt_tokens: Count = 256
+    """Longer prompts are dropped with a message, never cut."""
+    shuffle: bool = True
+    """Draw training prompts in a seeded random order, newly shuffled at each pass."""
+
+
+class TextConfig(Section):
+    """Plain text for the language-model term (D_PT of the paper)."""
+
+    path: str
+    """A .txt, .jsonl or .parquet file, or a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    column: str = "text"
+    """Column of a .jsonl, .parquet or hub data set."""
+    block_tokens: Annotated[int, Field(ge=2)] = 128
+    """Tokens of one training block; documents are joined by the end-of-sequence token."""
+    batch_size: Count | None = None
+    """Blocks mixed into each optimiser step; null = as many as answers."""
+
+
+class RolloutConfig(Section):
+    """How answers are drawn."""
+
+    actors: Count = 1
+    """vLLM engines, one Ray actor each."""
+    answers: Count = 256
+    """Answers collected with one set of weights, over which the inner epochs run."""
+    samples: Count = 1
+    """Answers to each prompt."""
+    chunk: Count = 64
+    """Prompts sent to an actor at once; what travels through the object store as one piece."""
+    max_new_tokens: Count = 256
+    """Longest answer, end-of-sequence token included."""
+    temperature: Positive = 1.0
+    """Warps each network before the mixing."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Keeps the smallest set of tokens with this mass, in each network before the mixing."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keeps the k best tokens of each network before the mixing; 0 = all."""
+    teacher_mix: Share = 0.2
+    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
+    precision: Precision = "float32"
+    """Of weights and keys and values inside vLLM."""
+    max_sequences: Count = 64
+    """Answers that one engine works on at a time."""
+    cache_gib: Positive = 0.5
+    """Memory for keys and values in each engine, of both networks together."""
+    eager: bool = True
+    """Run vLLM without compiling. false needs a C++ compiler and a longer start."""
+
+
+class ScoringConfig(Section):
+    """How the teacher scores answers."""
+
+    actors: Count = 1
+    """Copies of the teacher, one Ray actor each."""
+    batch_tokens: Count = 8192
+    """Most tokens, padding included, in one forward pass."""
+    precision: Precision = "float32"
+    """Of the teacher's weights."""
+    hidden_precision: Precision = "float32"
+    """Of the hidden states that travel to the learner, where the objective asks for them."""
+
+
+class OptimizerConfig(Section):
+    """How gradients become steps."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """From torch.optim."""
+    lr: Positive = 5e-6
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    """Of Adam; sgd takes the first as its momentum."""
+    eps: Positive = 1e-8
+    """Of Adam."""
+    weight_decay: NonNegative = 1e-6
+    """Decoupled for adamw."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps from 0 to the peak."""
+    min_lr: NonNegative = 0.0
+    """Where a cosine schedule ends."""
+    clip_norm: NonNegative = 1.0
+    """Largest global gradient norm; 0 = no clipping."""
+
+
+class LearnerConfig(Section):
+    """How the student learns."""
+
+    ranks: Count = 1
+    """Data-parallel DeepSpeed ranks, one Ray actor each."""
+    steps: Count = 5000
+    """Optimiser steps of the run."""
+    batch_size: Count = 64
+    """Answers in one optimiser step, over all ranks."""
+    micro_batch: Count = 8
+    """Answers in one forward pass of one rank."""
+    inner_epochs: Count = 4
+    """Passes over each set of answers."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO: 1 shares out the optimiser, 2 the gradients too, 3 the weights too."""
+    offload: Literal["none", "cpu"] = "none"
+    """cpu = optimiser state (and weights, at stage 3) live in main memory; for GPU learners."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 keeps a float32 master copy in the optimiser."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    head_chunk: Count = 128
+    """Answer positions for which logits exist at a time."""
+    bucket_mib: Count = 64
+    """Bytes of one weight bucket on its way to the rollout actors, in MiB."""
+
+
+class ValidationConfig(Section):
+    """How often the student is measured, and what chooses the best."""
+
+    every: Count = 100
+    """Optimiser steps between two measurements; rounded up to whole sets of answers."""
+    metric: Literal["auto", "rouge_l", "reverse_kl", "loss"] = "auto"
+    """Chooses the best student. auto = rouge_l where all prompts have references, else reverse_kl."""
+    samples: Count = 1
+    """Answers to each validation prompt, drawn from the student alone."""
+    heldout_samples: Count = 3
+    """Answers, by as many seeds, to each held-out prompt, before and after the run."""
+    max_new_tokens: Count | None = None
+    """Longest answer; null = as in training."""
+
+
+class ClusterConfig(Section):
+    """Where the roles stand. Roles that take turns reserve fractions of a CPU."""
+
+    address: str | None = None
+    """null = the cluster this job runs in, else a new local one; "auto" or "ray://..." = that cluster."""
+    dashboard: bool = True
+    """Start the Ray dashboard with a local cluster."""
+    cpus: Positive | None = None
+    """CPUs that a local cluster declares; null = all of this machine's."""
+    rollout_cpus: Positive = 0.5
+    teacher_cpus: Positive = 0.5
+    learner_cpus: Positive = 0.4
+    writer_cpus: Positive = 0.2
+    rollout_gpus: NonNegative = 0.0
+    teacher_gpus: NonNegative = 0.0
+    learner_gpus: NonNegative = 0.0
+    threads: Count | None = None
+    """Threads of a rollout or teacher actor; null = all cores, since roles take turns. Ranks share them."""
+    start_timeout_s: Positive = 600.0
+    """How long actors may take to come up."""
+
+
+class RunConfig(Section):
+    """Everything that makes a run what it is."""
+
+    student: ModelConfig
+    teacher: ModelConfig | None = None
+    data: DataConfig
+    text: TextConfig | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    learner: LearnerConfig = LearnerConfig()
+    validation: ValidationConfig = ValidationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    out: Path = Path("runs/minillm")
+    """Folder of the run: settings, metrics, plots, rollouts, checkpoints."""
+    seed: int = 0
+    """Of everything random."""
+    checkpoint_every: Count = 500
+    """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
+    keep_checkpoints: Count = 2
+    """Older ones are deleted; the best student is kept apart."""
+
+    @property
+    def samples_answers(self) -> bool:
+        """Whether the run trains on sampled answers; else it trains on those of the data."""
+        return self.objective.kind == "minillm"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any part of the run asks the teacher."""
+        return self.objective.kind != "lm" or self.teacher is not None
+
+    @property
+    def steps_per_set(self) -> int:
+        """Optimiser steps made from one set of answers."""
+        return self.rollout.answers // self.learner.batch_size * self.learner.inner_epochs
+
+    @property
+    def num_sets(self) -> int:
+        """Sets of answers that the run goes through; the last may be left early."""
+        return -(-self.learner.steps // self.steps_per_set)
+
+    def faults(self) -> list[str]:
+        """What is wrong only together, each with key, value and way out."""
+        found: list[str] = []
+        rollout, learner = self.rollout, self.learner
+        if rollout.answers % rollout.samples:
+            found.append(
+                f"rollout.answers = {rollout.answers} is no multiple of rollout.samples = {rollout.samples};"
+                f" try {-(-rollout.answers // rollout.samples) * rollout.samples}"
+            )
+        if rollout.answers % learner.batch_size:
+            up = -(-rollout.answers // learner.batch_size) * learner.batch_size
+            found.append(
+                f"rollout.answers = {rollout.answers} does not divide into batches of"
+                f" learner.batch_size = {learner.batch_size}; try {up}"
+            )
+        if learner.batch_size % learner.ranks:
+            up = -(-learner.batch_size // learner.ranks) * learner.ranks
+            found.append(
+                f"learner.batch_size = {learner.batch_size} does not divide over"
+                f" learner.ranks = {learner.ranks}; try {up}"
+            )
+        if learner.micro_batch * learner.ranks > learner.batch_size:
+            found.append(
+                f"learner.micro_batch = {learner.micro_batch} on {learner.ranks} ranks is more than"
+                f" learner.batch_size = {learner.batch_size}; try"
+                f" learner.micro_batch={max(1, learner.batch_size // learner.ranks)}"
+            )
+        if self.teacher is None and self.objective.kind != "lm":
+            found.append(
+                f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
+            )
+        found += self.objective.faults()
+        if not self.samples_answers and self.data.train.output is None and self.data.train.messages is None:
+            found.append(
+                f"data.train.output is null, and objective.kind = {self.objective.kind} learns from given"
+                " answers; name the column"
+            )
+        if self.validation.metric == "reverse_kl" and self.teacher is None:
+            found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")
+        return found
