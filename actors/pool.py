@@ -1,0 +1,99 @@
+"""Many actors as one: each free actor takes the next piece of work, and results come back in order.
+
+What travels through here are references and sizes. The pieces themselves (answers, hidden states) stay
+in Ray's object store. A piece whose actor died is given to another one; when none is left, the run is told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from ..common.errors import PartLost
+from ..common.messages import BatchSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """Some answers in the object store, and how long they are."""
+
+    ref: Any
+    """Reference of a list of passages, rollouts or scored ones."""
+    summary: BatchSummary
+
+    def __len__(self) -> int:
+        return len(self.summary)
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """Actors of one role. `lost` names those that died while working."""
+
+    actors: list[Any]
+    names: list[str]
+    lost: list[str]
+
+    @classmethod
+    def of(cls, actors: Sequence[Any], role: str) -> Pool:
+        """A pool of actors that are called role-0, role-1, ..."""
+        return cls(list(actors), [f"{role}-{i}" for i in range(len(actors))], [])
+
+    def spread(
+        self,
+        pieces: Sequence[Any],
+        call: Callable[[Any, Any], tuple[Any, Any]],
+        done: Callable[[BatchSummary], None] = lambda summary: None,
+    ) -> list[Chunk]:
+        """Give each piece to a free actor; `call(actor, piece)` returns references of (list, summary).
+
+        `done` is told of each piece as it finishes. Order of the result = order of the pieces, whoever
+        did them. Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        """
+        chunks: list[Chunk | None] = [None] * len(pieces)
+        waiting = deque(range(len(pieces)))
+        free = deque(range(len(self.actors)))
+        running: dict[Any, tuple[int, int, Any]] = {}
+        while waiting or running:
+            while waiting and free:
+                place, index = free.popleft(), waiting.popleft()
+                ref, summary = call(self.actors[place], pieces[index])
+                running[summary] = (place, index, ref)
+            if not running:
+                raise PartLost(
+                    f"no actor is left of {', '.join(self.names)}; see their logs in Ray's dashboard"
+                )
+            for summary in ray.wait(list(running), num_returns=1)[0]:
+                place, index, ref = running.pop(summary)
+                try:
+                    sizes = ray.get(summary)
+                except RayActorError:
+                    self.lost.append(self.names[place])
+                    waiting.appendleft(index)
+                    continue
+                free.append(place)
+                chunks[index] = Chunk(ref=ref, summary=sizes)
+                done(sizes)
+        self._bury()
+        return [chunk for chunk in chunks if chunk is not None]
+
+    def tell_all(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Ask every actor the same, at once; results in the order of the actors."""
+        try:
+            return ray.get([call(actor) for actor in self.actors])
+        except RayActorError as death:
+            raise PartLost(f"an actor of {', '.join(self.names)} is gone: {death}") from death
+
+    def _bury(self) -> None:
+        alive = [(a, n) for a, n in zip(self.actors, self.names, strict=True) if n not in self.lost]
+        self.actors, self.names = [a for a, _ in alive], [n for _, n in alive]
+
+
+def pieces_of(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive pieces of at most `size`."""
+    for start in range(0, len(things), size):
+        yield things[start : start + size]

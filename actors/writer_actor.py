@@ -1,0 +1,42 @@
+"""Ray shell around the writer: one process that turns answers into files and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ray
+
+from ..common.messages import Rollout, Scored
+from ..common.metrics import Metrics
+from .writer import AnswerScore, Writer
+
+
+@ray.remote(max_restarts=0)
+class WriterActor:
+    """A mailbox in front of `Writer`."""
+
+    def __init__(self, name: str, tokenizer: str, revision: str | None, folder: str):
+        from transformers import AutoTokenizer  # heavy: only this process needs it
+
+        self._name = name
+        self._writer = Writer(AutoTokenizer.from_pretrained(tokenizer, revision=revision), Path(folder))
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def ready(self) -> str:
+        """Answers once the tokenizer is loaded."""
+        return self._name
+
+    def write(self, number: int, *chunks: Sequence[Scored]) -> Metrics:
+        """See Writer.write; chunks arrive through the object store."""
+        return self._writer.write(number, [s for chunk in chunks for s in chunk])
+
+    def score(self, references: Mapping[str, Sequence[str]], *chunks: Sequence[Rollout]) -> list[AnswerScore]:
+        """See Writer.score."""
+        return self._writer.score([r for chunk in chunks for r in chunk], references)
+
+    def read(self, *chunks: Sequence[Rollout]) -> list[tuple[str, int, str]]:
+        """(prompt id, sample, answer text) of a few answers, for a person to look at."""
+        return [(r.prompt_id, r.sample, self._writer.text(r.answer_ids)) for chunk in chunks for r in chunk]

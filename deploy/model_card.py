@@ -1,0 +1,68 @@
+"""The README of a saved student: what it is, how it was made, and how it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .. import __version__
+from ..common.config import RunConfig
+
+_TEMPLATE = """---
+library_name: transformers
+pipeline_tag: text-generation
+base_model: {student}
+tags: [on-policy-distillation, minillm, minillm-ray]
+---
+# {name}
+
+A student of `{teacher}`, started from `{student}` and trained with minillm-ray {version}
+({kind}, optimiser step {step} of {steps}).
+
+| setting | value |
+|---|---|
+{settings}
+
+| measured | value |
+|---|---|
+{measured}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```
+
+`vllm serve {folder}` serves it.
+"""
+
+
+def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str, float]) -> None:
+    """Write README.md into a student's folder."""
+    settings = {
+        "objective.kind": config.objective.kind,
+        "objective.preset": config.objective.preset,
+        "rollout.teacher_mix": config.rollout.teacher_mix,
+        "rollout.temperature": config.rollout.temperature,
+        "learner.batch_size": config.learner.batch_size,
+        "learner.inner_epochs": config.learner.inner_epochs,
+        "learner.optimizer.lr": config.learner.optimizer.lr,
+        "training data": config.data.train.path,
+        "seed": config.seed,
+    }
+    text = _TEMPLATE.format(
+        name=folder.name,
+        folder=folder.name,
+        student=config.student.path,
+        teacher=config.teacher.path if config.teacher else "no teacher",
+        version=__version__,
+        kind={"minillm": "on-policy distillation, MiniLLM", "lm": "fine-tuning"}.get(
+            config.objective.kind, "forward-KL distillation"
+        ),
+        step=step,
+        steps=config.learner.steps,
+        settings="\n".join(f"| {k} | {v} |" for k, v in settings.items()),
+        measured="\n".join(f"| {k} | {v:.4g} |" for k, v in measured.items()) or "| nothing | |",
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

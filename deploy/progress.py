@@ -1,0 +1,80 @@
+"""What a person sees while a run works: one live line on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+LOG_EVERY_S = 10.0
+
+
+class Progress:
+    """A live line of named facts. Use as a context manager."""
+
+    def __init__(self, console: Console, title: str = ""):
+        self.console = console
+        self._title = title
+        self._facts: dict[str, str] = {}
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._logged = 0.0
+        self._began = time.monotonic()
+        self._steps = (0, 0, time.monotonic())
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def phase(self, name: str) -> None:
+        """What is being done now."""
+        self._facts["phase"] = name
+        self._show()
+
+    def start_steps(self, done: int, total: int) -> None:
+        """Count steps from here: `done` of `total` are behind us; time left is reckoned from now."""
+        self._steps = (done, total, time.monotonic())
+        self.show(step=f"{done}/{total}")
+
+    def step(self, done: int) -> None:
+        """So many steps are done."""
+        first, total, since = self._steps
+        self._facts["step"] = f"{done}/{total}"
+        if done > first:
+            left = (time.monotonic() - since) / (done - first) * (total - done)
+            self._facts["ETA"] = clock(left)
+        self._show()
+
+    def show(self, **facts: str) -> None:
+        """Set facts of the line; an underscore in a name is shown as a space."""
+        self._facts |= {name.replace("_", " "): value for name, value in facts.items()}
+        self._show()
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        self.console.print(message, highlight=False)
+
+    def _show(self) -> None:
+        facts = dict(self._facts)
+        parts = [self._title, facts.pop("phase", ""), *(f"{k} {v}" for k, v in facts.items())]
+        line = " · ".join(part for part in [*parts, clock(time.monotonic() - self._began)] if part)
+        if self.console.is_terminal:
+            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif time.monotonic() - self._logged > LOG_EVERY_S:
+            self._logged = time.monotonic()
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

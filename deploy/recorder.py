@@ -1,0 +1,70 @@
+"""Where a run's numbers go: JSON Lines, TensorBoard, and Ray's metrics endpoint, all from one call."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.util.metrics import Gauge
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from ..common.metrics import CATALOGUE
+
+
+class Recorder:
+    """Keeps the numbers of one run folder."""
+
+    def __init__(self, folder: Path, run: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._gauges: dict[str, Gauge] = {}
+        self._run = run
+
+    def record(self, step: int, values: Mapping[str, float], **stamps: Any) -> None:
+        """Keep the values of an optimiser step; names are those of the catalogue."""
+        line = {"at": round(time.time(), 3), "step": step, **stamps, **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+            self._gauge(name).set(value)
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Keep something that happened: a drop, a warning, a lost actor."""
+        self._file.write(json.dumps({"at": round(time.time(), 3), "event": kind, **facts}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write out what is left."""
+        self._file.close()
+        self._board.close()
+
+    def _gauge(self, name: str) -> Gauge:
+        if name not in self._gauges:
+            gauge = Gauge("minillm_" + name.replace("/", "_"), CATALOGUE[name], tag_keys=("run",))
+            gauge.set_default_tags({"run": self._run})
+            self._gauges[name] = gauge
+        return self._gauges[name]
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Every line of a run's metrics, oldest first, events left out."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if "event" not in row]
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Drop lines of steps after `step`: a resumed run writes them anew."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if json.loads(line).get("step", 0) <= step
+    ]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
