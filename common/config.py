@@ -250,9 +250,14 @@ class RunConfig(Section):
         return self.objective.kind != "lm" or self.teacher is not None
 
     @property
+    def inner_epochs(self) -> int:
+        """Passes over each set: given answers are met once, the data set has epochs of its own."""
+        return self.learner.inner_epochs if self.samples_answers else 1
+
+    @property
     def steps_per_set(self) -> int:
         """Optimiser steps made from one set of answers."""
-        return self.rollout.answers // self.learner.batch_size * self.learner.inner_epochs
+        return self.rollout.answers // self.learner.batch_size * self.inner_epochs
 
     @property
     def num_sets(self) -> int:

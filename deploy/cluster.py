@@ -20,8 +20,12 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
     """Connect for the length of the block; yields the dashboard's address ("" if there is none).
 
     With an address (from the settings, or RAY_ADDRESS, which a submitted job has) that cluster is used
-    and left running; otherwise a local one is started and stopped again. Raises ClusterError.
+    and left running; otherwise a local one is started and stopped again. A process that is connected
+    already stays so, and nothing is started or stopped. Raises ClusterError.
     """
+    if ray.is_initialized():
+        yield ""
+        return
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -38,8 +42,8 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
             )
     except (ConnectionError, RuntimeError, ValueError) as failure:
         raise ClusterError(
-            f"Ray is not reachable at {address or 'a new local cluster'}: {failure}\n  check `ray status` there,"
-            " or leave cluster.address and RAY_ADDRESS unset to start a local cluster"
+            f"Ray is not reachable at {address or 'a new local cluster'}: {failure}\n  check `ray status`"
+            " there, or leave cluster.address and RAY_ADDRESS unset to start a local cluster"
         ) from failure
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""

@@ -23,8 +23,9 @@ def warnings(now: Mapping[str, float], start: Mapping[str, float]) -> list[str]:
         )
     if fell_below("rollout/distinct_4", 0.4):
         found.append(
-            f"distinct 4-grams fell from {start['rollout/distinct_4']:.2f} to {now['rollout/distinct_4']:.2f};"
-            " try a higher rollout.teacher_mix, a lower learner.optimizer.lr or a text corpus (text.path)"
+            f"distinct 4-grams fell from {start['rollout/distinct_4']:.2f} to"
+            f" {now['rollout/distinct_4']:.2f}; try a higher rollout.teacher_mix, a lower"
+            " learner.optimizer.lr or a text corpus (text.path)"
         )
     if fell_below("rollout/eos_rate", 0.3) and start["rollout/eos_rate"] > 0.2:
         found.append(

@@ -1,0 +1,68 @@
+"""Running from Python what the command line runs.
+
+from minillm_ray.deploy.api import load_run, train
+result = train(load_run("run.yaml", ["learner.steps=100"]))
+print(result.after.reverse_kl())
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ..common.config import RunConfig
+from ..common.errors import ConfigError
+from .cast import cast
+from .check import Plan, check_run
+from .cluster import cluster
+from .feed import Feed
+from .plots import plot_run
+from .progress import Progress
+from .recorder import Recorder, forget_after, read_metrics
+from .run_file import load_run, save_resolved
+from .run_folder import RunFolder, State
+from .train import Driver, Result
+
+__all__ = ["Plan", "Result", "check_run", "load_run", "resume", "train"]
+
+
+def train(config: RunConfig, console: Console | None = None) -> Result:
+    """Run `config` from the start. Raises MinillmError before machines are reserved where possible."""
+    folder = RunFolder(config.out)
+    folder.refuse_to_overwrite()
+    return _run(config, folder, None, console or Console())
+
+
+def resume(path: Path | str, console: Console | None = None) -> Result:
+    """Go on with the run in folder `path` from its newest checkpoint, as if it had never stopped."""
+    folder = RunFolder(Path(path))
+    if not folder.config.exists():
+        raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml; name one that has")
+    config = load_run(folder.config, [f"out={path}"])
+    state = folder.newest_state()
+    forget_after(folder.path, state.step if state else -1)
+    return _run(config, folder, state, console or Console())
+
+
+def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Console) -> Result:
+    plan = check_run(config)
+    with Progress(console) as progress:
+        progress.phase("reading data")
+        feed = Feed(config, plan)
+        for drop in feed.dropped:
+            progress.say(f"dropped {drop.prompt_id}: {drop.reason} {drop.detail}")
+        progress.phase("starting Ray")
+        with cluster(config.cluster) as dashboard:
+            if dashboard:
+                progress.say(f"Ray dashboard: {dashboard}")
+            save_resolved(config, folder.path)
+            progress.phase("starting actors")
+            recorder = Recorder(folder.path, folder.path.name)
+            try:
+                with cast(config, plan, folder) as players:
+                    result = Driver(config, feed, players, folder, recorder, progress, state).go()
+            finally:
+                recorder.close()
+    plot_run(folder.path / "plots", {folder.path.name: read_metrics(folder.path)})
+    return result

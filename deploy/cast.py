@@ -1,0 +1,139 @@
+"""The actors of a run: started in the space reserved for them, ready when this returns, gone at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from ..actors.pool import Chunk, Pool, pieces_of
+from ..actors.rollout_actor import RolloutActor
+from ..actors.teacher_actor import TeacherActor
+from ..actors.writer import AnswerScore
+from ..actors.writer_actor import WriterActor
+from ..common.config import RunConfig
+from ..common.errors import ClusterError
+from ..common.messages import BatchSummary, Prompt, SamplingSpec
+from ..common.metrics import Metrics
+from ..common.weights import WeightManifest
+from ..learner.group import LearnerGroup
+from .check import Plan
+from .placement import Reservation
+from .run_folder import RunFolder
+
+Told = Callable[[BatchSummary], None]
+
+
+def nobody(summary: BatchSummary) -> None:
+    """Takes note of nothing."""
+
+
+class Cast:
+    """All roles of a run, by what the driver asks of them. Holds references, never tokens."""
+
+    def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
+        self._config = config
+        self._writer = WriterActor.options(**reserved.writer_options()).remote(
+            "writer", config.student.path, config.student.revision, str(folder.rollouts)
+        )
+        self.learner = LearnerGroup(config, plan.vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
+        self._rollouts = Pool.of(
+            [self._rollout(n, plan, reserved) for n in reserved.names("rollout")], "rollout"
+        )
+        self._teachers = Pool.of(
+            [self._teacher(n, plan, reserved) for n in reserved.names("teacher")], "teacher"
+        )
+        self._wait(config.cluster.start_timeout_s)
+        if self._teachers.actors:
+            self.learner.set_teacher_head(self._teachers.actors[0].head.remote())
+
+    def _rollout(self, name: str, plan: Plan, reserved: Reservation) -> Any:
+        config = self._config
+        mixes = config.samples_answers and config.rollout.teacher_mix > 0
+        teacher = config.teacher.path if mixes and config.teacher else None
+        return RolloutActor.options(**reserved.options(name)).remote(
+            name, config.student.path, teacher, config.rollout, plan.vocabulary, plan.max_tokens,
+            reserved.threads(name),
+        )  # fmt: skip
+
+    def _teacher(self, name: str, plan: Plan, reserved: Reservation) -> Any:
+        assert self._config.teacher is not None, "a teacher actor without a teacher"
+        return TeacherActor.options(**reserved.options(name)).remote(
+            name, self._config.teacher.path, self._config.teacher.revision, self._config.scoring,
+            plan.vocabulary, reserved.threads(name),
+        )  # fmt: skip
+
+    def _wait(self, timeout_s: float) -> None:
+        actors = [self._writer, *self._rollouts.actors, *self._teachers.actors]
+        try:
+            ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
+        except GetTimeoutError as late:
+            raise ClusterError(
+                f"actors did not come up within cluster.start_timeout_s = {timeout_s:g};"
+                " see their logs in Ray's dashboard, or raise it"
+            ) from late
+        except RayActorError as death:
+            raise ClusterError(f"an actor died while starting: {death}") from death
+
+    @property
+    def lost(self) -> list[str]:
+        """Names of actors that died and whose work others took over."""
+        return self._rollouts.lost + self._teachers.lost
+
+    def roll(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = nobody) -> list[Chunk]:
+        """Answers to the prompts, in their order."""
+
+        def call(actor: Any, piece: Sequence[Prompt]) -> Any:
+            return actor.roll.options(num_returns=2).remote(list(piece), spec)
+
+        return self._rollouts.spread(list(pieces_of(prompts, self._config.rollout.chunk)), call, done)
+
+    def score(self, chunks: Sequence[Chunk], *, hidden: bool, done: Told = nobody) -> list[Chunk]:
+        """The same passages as the teacher sees them."""
+        temperature = self._config.rollout.temperature if self._config.samples_answers else 1.0
+
+        def call(actor: Any, chunk: Chunk) -> Any:
+            return actor.score.options(num_returns=2).remote(chunk.ref, temperature, hidden)
+
+        return self._teachers.spread(chunks, call, done)
+
+    def load(self, manifest: WeightManifest) -> float:
+        """New weights for every rollout actor; returns the slowest one's seconds."""
+        loaded = self._rollouts.tell_all(lambda actor: actor.load.remote(manifest))
+        return max((seconds for _, seconds in loaded), default=0.0)
+
+    def write(self, number: int, scored: Sequence[Chunk]) -> Metrics:
+        """Keep a set of answers as Parquet; returns its health signals."""
+        return ray.get(self._writer.write.remote(number, *[chunk.ref for chunk in scored]))
+
+    def text_scores(self, prompts: Sequence[Prompt], chunks: Sequence[Chunk]) -> list[AnswerScore]:
+        """ROUGE-L and exact match of each answer."""
+        references = {prompt.id: prompt.references for prompt in prompts}
+        return ray.get(self._writer.score.remote(references, *[chunk.ref for chunk in chunks]))
+
+    def read(self, chunks: Sequence[Chunk]) -> list[tuple[str, int, str]]:
+        """(prompt id, sample, text) of a few answers."""
+        return ray.get(self._writer.read.remote(*[chunk.ref for chunk in chunks]))
+
+    def stop(self) -> None:
+        """End every actor."""
+        self.learner.stop()
+        for actor in [self._writer, *self._rollouts.actors, *self._teachers.actors]:
+            ray.kill(actor)
+
+
+@contextmanager
+def cast(config: RunConfig, plan: Plan, folder: RunFolder) -> Iterator[Cast]:
+    """The cast for the length of the block; its places are given back whatever happens."""
+    reserved = Reservation(config)
+    try:
+        players = Cast(config, plan, folder, reserved)
+        try:
+            yield players
+        finally:
+            players.stop()
+    finally:
+        reserved.release()

