@@ -1,0 +1,128 @@
+"""Exact figures of two next-token distributions over the whole vocabulary, measured chunk by chunk.
+
+For measuring only: nothing here is differentiated (learner/fused_head.py is for that). V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .heads import Head
+
+CHUNK_TOKENS = 256
+"""Positions whose logits exist at a time."""
+
+_ROWS = 32
+"""Rows per pass where a third [rows, V] tensor is needed for a moment."""
+
+
+def row_dot(left: Tensor, right: Tensor) -> Tensor:
+    """Sum over V of left * right: two [n, V] to [n], without a third [n, V]."""
+    return torch.bmm(left[:, None, :], right[:, :, None])[:, 0, 0]
+
+
+def _by_rows(per_row, log_q: Tensor, log_p: Tensor) -> Tensor:
+    parts = [per_row(q, p) for q, p in zip(log_q.split(_ROWS), log_p.split(_ROWS), strict=True)]
+    return torch.cat(parts) if parts else log_q.new_zeros(0)
+
+
+def forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(p || q) in nats: log-probabilities [n, V] of student and teacher to [n]."""
+    return _by_rows(lambda q, p: row_dot(p.exp(), p - q), log_q, log_p)
+
+
+def reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) in nats: log-probabilities [n, V] of student and teacher to [n]."""
+    return forward_kl(log_p, log_q)
+
+
+def shared_mass(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Sum over V of min(p, q), the probability that two distributions have in common: [n, V] to [n]."""
+    return _by_rows(lambda q, p: torch.minimum(q, p).exp().sum(-1), log_q, log_p)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """Exact figures of N positions, all [N]; those of both networks together are None without a teacher."""
+
+    logprobs: Tensor
+    """log q of the drawn token, nats."""
+    entropy: Tensor
+    """Of the student's distribution, nats."""
+    reverse_kl: Tensor | None = None
+    """KL(q || p), nats."""
+    forward_kl: Tensor | None = None
+    """KL(p || q), nats."""
+    overlap: Tensor | None = None
+    """Sum of min(p, q), from 0 to 1."""
+    teacher_logprobs: Tensor | None = None
+    """log p of the drawn token, nats."""
+
+
+@torch.no_grad()
+def measure(
+    hidden: Tensor,
+    student: Head,
+    ids: Tensor,
+    *,
+    teacher_hidden: Tensor | None = None,
+    teacher: Head | None = None,
+    temperature: float = 1.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Measured:
+    """Everything that N positions tell about student and teacher: hidden [N, H], drawn ids [N] to [N] each.
+
+    Both heads must be cut to one vocabulary. Float32 at least, whatever the weights are in.
+    """
+    names = ["logprobs", "entropy"]
+    if teacher is not None and teacher_hidden is not None:
+        names += ["reverse_kl", "forward_kl", "overlap", "teacher_logprobs"]
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    dtype = torch.promote_types(student.weight.dtype, torch.float32)
+    shape = min(chunk_tokens, len(hidden)), student.vocabulary
+    buffers = [torch.empty(shape, dtype=dtype, device=hidden.device) for _ in range(2 if teacher else 1)]
+    for start in range(0, len(hidden), chunk_tokens):
+        tokens = slice(start, min(start + chunk_tokens, len(hidden)))
+        views = [buffer[: tokens.stop - start] for buffer in buffers]
+        drawn = ids[tokens, None]
+        log_q = _log_softmax(student, hidden[tokens], temperature, views[0])
+        parts["logprobs"].append(log_q.gather(1, drawn)[:, 0])
+        if teacher is not None and teacher_hidden is not None:
+            log_p = _log_softmax(teacher, teacher_hidden[tokens], temperature, views[1])
+            parts["teacher_logprobs"].append(log_p.gather(1, drawn)[:, 0])
+            for name, figure in _FIGURES.items():
+                parts[name].append(figure(log_q, log_p))
+        parts["entropy"].append(_by_rows(lambda q, _: -row_dot(q.exp(), q), log_q, log_q))
+    empty = hidden.new_zeros(0, dtype=dtype)
+    return Measured(**{name: torch.cat(values) if values else empty for name, values in parts.items()})
+
+
+_FIGURES = {"reverse_kl": reverse_kl, "forward_kl": forward_kl, "overlap": shared_mass}
+
+
+@torch.no_grad()
+def drawn_logprobs(
+    hidden: Tensor,
+    head: Head,
+    ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """Log-probability of each drawn token and nothing else: hidden [N, H] and ids [N] to [N], float32."""
+    dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    shape = min(chunk_tokens, len(hidden)), head.vocabulary
+    buffer, result = hidden.new_empty(shape, dtype=dtype), hidden.new_empty(len(hidden), dtype=dtype)
+    for start in range(0, len(hidden), chunk_tokens):
+        tokens = slice(start, min(start + chunk_tokens, len(hidden)))
+        log_q = _log_softmax(head, hidden[tokens], temperature, buffer[: tokens.stop - start])
+        result[tokens] = log_q.gather(1, ids[tokens, None])[:, 0]
+    return result
+
+
+def _log_softmax(head: Head, hidden: Tensor, temperature: float, out: Tensor) -> Tensor:
+    logits = head.scaled_logits(hidden, temperature, out=out)
+    return torch.log_softmax(logits, -1, out=logits)

@@ -1,0 +1,276 @@
+"""Student head, teacher head and full-vocabulary loss in one: exact, with no [tokens, vocabulary] tensor.
+
+The answer positions are walked in chunks. A chunk's logits live in two buffers that all chunks share, and its
+gradient is taken in closed form while they are there, already in the forward pass, so nothing is computed
+twice and backward only scales. With q = softmax(z), D = log q - log p and z the student's logits over the
+temperature:
+
+    reverse KL      sum q D            d/dz = q (D - KL)
+    forward KL      sum p (-D)         d/dz = q - p        (cross-entropy, -sum p log q: the same)
+    drawn token     log q(y)           d/dz = onehot(y) - q
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..common.divergence import forward_kl, row_dot, shared_mass
+from ..common.heads import Head
+from .objective import Divergence, TokenLoss
+
+CHUNK_TOKENS = 512
+"""Positions per chunk. Below it matrix products lose speed; above it buffers grow for nothing gained."""
+
+_LOW_PRECISION_ROWS = 8192
+"""Vocabulary rows per product where gradients in low precision are added to wide sums."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FusedLoss:
+    """The loss of N positions, and what each of them showed on the way; all but `loss` detached."""
+
+    loss: Tensor
+    """Scalar: sum of token losses over the divisor, in float32 at least. Its backward can run once."""
+    divergence: Tensor
+    """[N] nats; zeros where no divergence was asked for."""
+    logprobs: Tensor
+    """[N] log q of the drawn token."""
+    figures: dict[str, Tensor]
+    """[N] each: whatever the token loss told by name, and `overlap` (sum of min(p, q)) if asked for."""
+
+
+def fused_loss(
+    hidden: Tensor,
+    student: Head,
+    ids: Tensor,
+    token_loss: TokenLoss,
+    *,
+    divisor: float,
+    teacher_hidden: Tensor | None = None,
+    teacher: Head | None = None,
+    divergence: Divergence | None = None,
+    temperature: float = 1.0,
+    overlap: bool = False,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> FusedLoss:
+    """Sum of `token_loss` over N positions / `divisor`, with gradients to `hidden` and the student head.
+
+    `hidden` [N, H]: inputs of the student's output layer; `ids` [N] int64: the drawn tokens, each below the
+    vocabulary; `teacher_hidden` [N, H_teacher] with the frozen `teacher` head, needed for a `divergence` or
+    the `overlap`. `token_loss` gets a chunk at a time and must treat tokens independently of each other.
+    N = 0 is allowed and gives a zero loss with zero gradients. The divisor counts the whole optimiser step,
+    so that parts of a batch add up.
+    """
+    if (divergence or overlap) and (teacher is None or teacher_hidden is None):
+        raise ValueError(f"divergence {divergence!r} needs the teacher's hidden states and head")
+    if teacher is not None and teacher.vocabulary != student.vocabulary:
+        raise ValueError(
+            f"heads must be cut to one vocabulary; student {student.vocabulary}, teacher {teacher.vocabulary}"
+        )
+    job = _Job(
+        student=student,
+        ids=ids,
+        token_loss=token_loss,
+        divisor=divisor,
+        teacher=teacher if divergence or overlap else None,
+        teacher_hidden=teacher_hidden,
+        divergence=divergence,
+        temperature=temperature,
+        overlap=overlap,
+        chunk_tokens=chunk_tokens,
+        wants_gradient=torch.is_grad_enabled(),
+    )
+    loss = _Fused.apply(hidden, student.weight, student.bias, job)
+    figures = {name: torch.cat(parts) for name, parts in job.parts.items()}
+    empty = hidden.new_zeros(0, dtype=job.dtype)
+    return FusedLoss(
+        loss=loss,
+        divergence=figures.pop("divergence", empty),
+        logprobs=figures.pop("logprobs", empty),
+        figures=figures,
+    )
+
+
+@dataclass(kw_only=True, eq=False)
+class _Job:
+    """One call: its inputs, and the per-token figures that its chunks leave behind."""
+
+    student: Head
+    ids: Tensor
+    token_loss: TokenLoss
+    divisor: float
+    teacher: Head | None
+    teacher_hidden: Tensor | None
+    divergence: Divergence | None
+    temperature: float
+    overlap: bool
+    chunk_tokens: int
+    wants_gradient: bool
+    parts: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that logits are normalised and gradients are summed in."""
+        return torch.promote_types(self.student.weight.dtype, torch.float32)
+
+    def chunk_loss(self, divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """(sum of the chunk's token losses, d/d divergence [n], d/d log q [n]), over the divisor already."""
+        with torch.enable_grad():
+            inputs = divergence.detach().requires_grad_(), logprob.detach().requires_grad_()
+            losses, figures = self.token_loss(*inputs, tokens)
+            total = losses.sum(dtype=torch.float64) / self.divisor
+        by_divergence, by_logprob = torch.autograd.grad(
+            total, inputs, allow_unused=True, materialize_grads=True
+        )
+        for name, values in {"divergence": divergence, "logprobs": logprob, **figures}.items():
+            self.parts[name].append(values.detach())
+        return total.detach(), by_divergence, by_logprob
+
+
+class _Gradients:
+    """Where the chunks' gradients add up; only what autograd asks for is made."""
+
+    def __init__(self, inputs: tuple[Tensor, Tensor, Tensor | None], wanted: tuple[bool, ...], job: _Job):
+        hidden, weight, bias = inputs
+        self._head, self._factor, self._dtype = job.student, job.student.scale / job.temperature, job.dtype
+        self.hidden = torch.empty_like(hidden) if wanted[0] else None
+        self.weight = weight.new_zeros(weight.shape, dtype=job.dtype) if wanted[1] else None
+        self.bias = bias.new_zeros(bias.shape, dtype=job.dtype) if bias is not None and wanted[2] else None
+
+        self.wanted = any(wanted[:3])
+
+    def add(self, slope: Tensor, hidden: Tensor, tokens: slice) -> None:
+        """Take the loss's derivative in the chunk's logits (before scale and temperature) [n, vocabulary]."""
+        words, weight = self._head.vocabulary, self._head.weight.detach()
+        if self.bias is not None:
+            self.bias[:words].add_(slope.sum(0), alpha=self._factor)
+        narrow = slope.to(weight.dtype)
+        if self.hidden is not None:
+            product = torch.mm(narrow, weight[:words])
+            self.hidden[tokens] = product if self._factor == 1.0 else product * self._factor
+        if self.weight is None:
+            return
+        scaled = (hidden.to(self._dtype) * self._factor).to(weight.dtype)
+        if weight.dtype == self._dtype:
+            self.weight[:words].addmm_(narrow.T, scaled)
+        else:  # a product in low precision cannot be added to wide sums at once
+            for start in range(0, words, _LOW_PRECISION_ROWS):
+                rows = slice(start, min(start + _LOW_PRECISION_ROWS, words))
+                self.weight[rows].add_(torch.mm(narrow[:, rows].T, scaled))
+
+
+class _Fused(torch.autograd.Function):
+    """Loss and gradients in one forward walk; backward hands the gradients out, times the incoming scalar."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
+        wanted = ctx.needs_input_grad if job.wants_gradient else (False, False, False)
+        gradients = _Gradients((hidden, weight, bias), wanted, job)
+        shape = min(job.chunk_tokens, len(hidden)), job.student.vocabulary
+        buffers = [
+            torch.empty(shape if needed else (0, 0), dtype=job.dtype, device=hidden.device)
+            for needed in (True, job.teacher is not None, job.student.soft_cap is not None)
+        ]
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(hidden), job.chunk_tokens):
+            tokens = slice(start, min(start + job.chunk_tokens, len(hidden)))
+            views = [buffer[: tokens.stop - start] for buffer in buffers]
+            total += _walk_chunk(job, gradients, hidden.detach()[tokens], tokens, views)
+        ctx.gradients, ctx.weight_dtype = gradients, weight.dtype
+        return total.to(job.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradients: _Gradients | None = ctx.gradients
+        if gradients is None:
+            raise RuntimeError("the fused loss gives its gradients away: its backward can run only once")
+        ctx.gradients = None
+        hidden, weight, bias = (
+            None if gradient is None else gradient.mul_(scale)
+            for gradient in (gradients.hidden, gradients.weight, gradients.bias)
+        )
+        return (
+            hidden,
+            None if weight is None else weight.to(ctx.weight_dtype),
+            None if bias is None else bias.to(ctx.weight_dtype),
+            None,
+        )
+
+
+def _walk_chunk(
+    job: _Job, gradients: _Gradients, hidden: Tensor, tokens: slice, views: list[Tensor]
+) -> Tensor:
+    """One chunk's loss; its gradients go to `gradients`. The views are overwritten several times."""
+    z = job.student.scaled_logits(hidden, job.temperature, out=views[0])
+    if job.student.soft_cap is not None:
+        views[2].copy_(z)
+    log_q = torch.log_softmax(z, -1, out=z)
+    ids = job.ids[tokens, None]
+    logprob = log_q.gather(1, ids)[:, 0]
+    log_p = None
+    if job.teacher is not None and job.teacher_hidden is not None:
+        log_p = job.teacher.scaled_logits(job.teacher_hidden[tokens], job.temperature, out=views[1])
+        torch.log_softmax(log_p, -1, out=log_p)
+        if job.overlap:
+            job.parts["overlap"].append(shared_mass(log_q, log_p))
+    value, slope_of = _DIVERGENCES[job.divergence](log_q, log_p)
+    total, by_divergence, by_logprob = job.chunk_loss(value, logprob, tokens)
+    if gradients.wanted:
+        slope = slope_of(by_divergence[:, None], by_logprob[:, None])
+        slope.scatter_add_(1, ids, by_logprob[:, None])
+        if job.student.soft_cap is not None:  # d/dx of cap tanh(x / cap) is 1 - tanh^2
+            tanh_squared = views[2].mul_(job.temperature / job.student.soft_cap).square_()
+            slope.addcmul_(slope, tanh_squared, value=-1.0)
+        gradients.add(slope, hidden, tokens)
+    return total
+
+
+_Slope = Callable[[Tensor, Tensor], Tensor]
+"""(d/d divergence [n, 1], d/d log q [n, 1]) to d/dz [n, vocabulary], still without the onehot(y) part."""
+
+
+def _reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, _Slope]:
+    difference = torch.sub(log_q, log_p, out=log_p)
+    q = log_q.exp_()
+    value = row_dot(q, difference)
+
+    def slope(by_kl: Tensor, by_logprob: Tensor) -> Tensor:
+        constant = -(by_kl * value[:, None] + by_logprob)
+        return torch.addcmul(constant, difference, by_kl, out=difference).mul_(q)
+
+    return value, slope
+
+
+def _forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, _Slope]:
+    value = forward_kl(log_q, log_p)
+    return value, _forward_slope(log_q.exp_(), log_p.exp_())
+
+
+def _cross_entropy(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, _Slope]:
+    p = log_p.exp_()
+    value = -row_dot(p, log_q)
+    return value, _forward_slope(log_q.exp_(), p)
+
+
+def _forward_slope(q: Tensor, p: Tensor) -> _Slope:
+    return lambda by_kl, by_logprob: q.mul_(by_kl - by_logprob).addcmul_(p, by_kl, value=-1.0)
+
+
+def _drawn_alone(log_q: Tensor, log_p: Tensor | None) -> tuple[Tensor, _Slope]:
+    value = log_q.new_zeros(len(log_q))
+    return value, lambda by_kl, by_logprob: log_q.exp_().mul_(-by_logprob)
+
+
+_DIVERGENCES: dict[Divergence | None, Callable[..., tuple[Tensor, _Slope]]] = {
+    "reverse_kl": _reverse_kl,
+    "forward_kl": _forward_kl,
+    "cross_entropy": _cross_entropy,
+    None: _drawn_alone,
+}
