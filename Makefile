@@ -1,0 +1,64 @@
+# The few commands of this project; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-models test lint format bench constraints clean
+
+BIN := .venv/bin
+# Tests share few cores, and pyright need not look for a newer pyright.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+help:
+	@echo 'minillm-ray: on-policy distillation of language models on Ray (the MiniLLM method)'
+	@echo
+	@echo '  make demo          set up, then run the whole job on a small example (about 10 minutes; KEEP=1 leaves Ray up)'
+	@echo '  make test          set up, then lint, types and all tests (at most 15 minutes)'
+	@echo '  make setup         only set up: .venv with pinned packages (2 to 4 minutes, 4.5 GB)'
+	@echo '  make lint          ruff and pyright'
+	@echo '  make format        let ruff put imports and lines in order'
+	@echo '  make demo-models   train the two small models that the demo begins with, from nothing'
+	@echo '  make bench         benchmarks of the fused loss, printed as JSON'
+	@echo '  make constraints   write constraints-cpu.txt anew from .venv'
+	@echo '  make clean         remove caches, build leftovers and runs/demo'
+
+setup:
+	@bash .ci/setup.sh
+
+demo:
+	@echo 'This is the whole job in small: a teacher and a student that answer short instructions, distilled on a local'
+	@echo 'Ray cluster and compared with the same number of steps of plain fine-tuning.'
+	@echo '  first time only: about 0.7 GB to download and 2 to 4 minutes to install, all inside this folder'
+	@echo '  then: up to 10 minutes on two cores, with a live line and the address of the dashboard'
+	@echo '  at the end: a table, sample answers, and plots, metrics and models in runs/demo'
+	@echo
+	@bash .ci/setup.sh
+	@$(BIN)/minillm demo
+
+demo-models: setup
+	$(BIN)/python -m minillm_ray.deploy.demo.models
+
+test: lint
+	$(BIN)/pytest --durations=15
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+constraints: setup
+	@{ sed -n '/^#/p' constraints-cpu.txt; \
+	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel \
+	     --exclude torchvision --exclude torchaudio --exclude torchcodec \
+	   | LC_ALL=C sort -f; } > .venv/constraints.txt
+	@mv .venv/constraints.txt constraints-cpu.txt
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
