@@ -1,0 +1,212 @@
+"""The teacher as a reader: passages in, log-probs and hidden states of their answers out. Knows no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..common.config import Precision, ScoringConfig
+from ..common.errors import DataError, ModelError
+from ..common.heads import check_head, final_hidden, read_head
+from ..common.messages import BatchSummary, Passage, Rollout, Scored
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK_LOGITS = 1 << 24
+"""Logits that exist at a time: 64 MiB in float32, and the same again for their exponentials."""
+
+
+class Scorer:
+    """One teacher, one forward pass per passage.
+
+    T = answer tokens, H = width of the hidden states, V = words shared by teacher and student.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        vocabulary: int,
+        batch_tokens: int = 8192,
+        hidden_precision: Precision = "float32",
+    ):
+        """Takes a loaded model. Raises ModelError for an output layer that common.heads does not know."""
+        self._model = model.eval()
+        self._head = read_head(model, vocabulary)
+        check_head(model, self._head)
+        self._batch_tokens = batch_tokens
+        self._hidden_precision: Precision = hidden_precision
+        self._context = getattr(model.config, "max_position_embeddings", None)
+
+    @classmethod
+    def load(cls, path: str, revision: str | None, settings: ScoringConfig, vocabulary: int) -> Scorer:
+        """Read the teacher from a folder or the hub, onto the GPU if this process has been given one."""
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                dtype=getattr(torch, settings.precision),
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        except OSError as missing:
+            raise ModelError(
+                f"teacher.path = {path} cannot be loaded: {missing}; give a folder or hub name of a"
+                " causal language model in safetensors"
+            ) from missing
+        if torch.cuda.is_available():
+            model.cuda()
+        return cls(
+            model,
+            vocabulary=vocabulary,
+            batch_tokens=settings.batch_tokens,
+            hidden_precision=settings.hidden_precision,
+        )
+
+    @torch.inference_mode()
+    def score(
+        self, passages: Sequence[Passage], *, temperature: float, with_hidden: bool
+    ) -> tuple[list[Scored], BatchSummary]:
+        """Score passages; results are in their order.
+
+        Log-probs are nats over the shared vocabulary, once at `temperature` and once at 1. Hidden states
+        [T, H] are those that predict the answer's tokens. Passages are batched by length, at most
+        `batch_tokens` slots with padding; a longer passage goes alone. Raises DataError for a passage that
+        the teacher cannot read.
+        """
+        start = time.perf_counter()
+        for passage in passages:
+            self._check(passage)
+        found: dict[int, Scored] = {}
+        slots = used = 0
+        for places in batches([_num_inputs(p) for p in passages], self._batch_tokens):
+            batch = [passages[i] for i in places]
+            lengths = [_num_inputs(p) for p in batch]
+            slots, used = slots + max(lengths) * len(batch), used + sum(lengths)
+            scored = self._score_batch(batch, max(lengths), temperature, with_hidden)
+            found |= dict(zip(places, scored, strict=True))
+        summary = BatchSummary(
+            prompt_ids=tuple(p.prompt_id for p in passages),
+            samples=tuple(p.sample if isinstance(p, Rollout) else 0 for p in passages),
+            prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
+            answer_tokens=tuple(len(p.answer_ids) for p in passages),
+            seconds=time.perf_counter() - start,
+            metrics={"teacher/padding": (float(slots - used), float(slots))} if slots else {},
+        )
+        return [found[i] for i in range(len(passages))], summary
+
+    def head(self) -> dict[str, Any]:
+        """The output layer as arrays, cut to the shared vocabulary: the fields of common.heads.Head.
+
+        `weight` [V, H] and `bias` [V] or None are in `dtype`; "bfloat16" means bits in uint16.
+        """
+        head = self._head
+        return {
+            "weight": _array(head.weight.detach()[: head.vocabulary]),
+            "bias": None if head.bias is None else _array(head.bias.detach()[: head.vocabulary]),
+            "scale": head.scale,
+            "soft_cap": head.soft_cap,
+            "vocabulary": head.vocabulary,
+            "dtype": str(head.weight.dtype).removeprefix("torch."),
+        }
+
+    def _score_batch(
+        self, batch: Sequence[Passage], width: int, temperature: float, with_hidden: bool
+    ) -> list[Scored]:
+        # Padding stands on the right, where no real token looks: no mask is needed, whatever its id.
+        ids = np.zeros((len(batch), width), dtype=np.int64)
+        for row, passage in enumerate(batch):
+            ids[row, : _num_inputs(passage)] = _inputs(passage)
+        hidden = final_hidden(self._model, torch.from_numpy(ids).to(self._model.device))
+        lengths = [len(p.answer_ids) for p in batch]
+        starts = [len(p.prompt_ids) - 1 for p in batch]
+        flat = torch.cat([hidden[i, s : s + n] for i, (s, n) in enumerate(zip(starts, lengths, strict=True))])
+        targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
+        tempered, plain = self._logprobs(flat, targets.to(flat.device), temperature)
+        ends = np.cumsum(lengths)[:-1]
+        states: list[Any] = [None] * len(batch)
+        if with_hidden:
+            kept = flat.to(getattr(torch, self._hidden_precision))
+            states = [_array(part) for part in kept.split(lengths)]
+        return [
+            # copies: a slice would keep the whole batch alive, and travel with it
+            Scored(
+                passage=passage,
+                teacher_logprobs=one.copy(),
+                plain_teacher_logprobs=two.copy(),
+                hidden=state,
+                hidden_dtype=self._hidden_precision if with_hidden else "float32",
+            )
+            for passage, one, two, state in zip(
+                batch, np.split(tempered, ends), np.split(plain, ends), states, strict=True
+            )
+        ]
+
+    def _logprobs(
+        self, hidden: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Log p of `targets` [N] after `hidden` [N, H], at `temperature` and at 1, chunk by chunk."""
+        rows = max(1, CHUNK_LOGITS // self._head.vocabulary)
+        tempered, plain = [], []
+        for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = self._head.logits(part).float()
+            target = logits.gather(1, wanted[:, None])[:, 0]
+            plain.append(target - logits.logsumexp(1))
+            if temperature != 1.0:
+                tempered.append(target / temperature - logits.div_(temperature).logsumexp(1))
+        ones = torch.cat(plain).cpu().numpy()
+        return (torch.cat(tempered).cpu().numpy() if tempered else ones), ones
+
+    def _check(self, passage: Passage) -> None:
+        if not len(passage.prompt_ids) or not len(passage.answer_ids):
+            raise DataError(
+                f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt and {len(passage.answer_ids)} answer"
+                " tokens; each must have at least one"
+            )
+        if self._context and _num_inputs(passage) > self._context:
+            raise DataError(
+                f"{passage.prompt_id}: {_num_inputs(passage)} tokens do not fit into the teacher's context of"
+                f" {self._context}; lower data.max_prompt_tokens, rollout.max_new_tokens or text.block_tokens"
+            )
+        highest = max(int(passage.prompt_ids.max()), int(passage.answer_ids.max()))
+        if highest >= self._head.vocabulary:
+            raise DataError(
+                f"{passage.prompt_id}: token id {highest} lies outside the {self._head.vocabulary} words that"
+                " teacher and student share; remove the record or use models that know the token"
+            )
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Places of `lengths`, longest first, grouped so that count x longest <= batch_tokens."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if group and (len(group) + 1) * lengths[group[0]] > batch_tokens:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
+def _num_inputs(passage: Passage) -> int:
+    """Tokens that the teacher reads: all but the last, which nothing follows."""
+    return len(passage.prompt_ids) + len(passage.answer_ids) - 1
+
+
+def _inputs(passage: Passage) -> npt.NDArray[np.int32]:
+    return np.concatenate([passage.prompt_ids, passage.answer_ids[:-1]])
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """An array of its own; bfloat16, which numpy does not have, as its bits."""
+    tensor = tensor.contiguous().cpu()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()

@@ -1,0 +1,187 @@
+"""What the teacher says of an answer is what transformers says of it, however passages are batched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from minillm_ray.actors import scorer as scorer_module
+from minillm_ray.actors.scorer import Scorer, batches
+from minillm_ray.common.config import ScoringConfig
+from minillm_ray.common.errors import DataError, ModelError
+from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.tests.tiny_models import tiny_model
+from transformers import AutoModelForCausalLM
+
+VOCABULARY = 120
+FAMILIES = ("gpt2", "llama", "qwen2", "opt", "mistral")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("teachers")
+    return {f: tiny_model(f, root / f, tied=f != "qwen2", padding=8) for f in FAMILIES}
+
+
+def passages(count: int, seed: int = 0) -> list[Passage]:
+    draw = np.random.default_rng(seed)
+    return [
+        Passage(
+            prompt_id=f"train/{i}",
+            prompt_ids=draw.integers(0, VOCABULARY, draw.integers(1, 12)).astype(np.int32),
+            answer_ids=draw.integers(0, VOCABULARY, draw.integers(1, 20)).astype(np.int32),
+        )
+        for i in range(count)
+    ]
+
+
+def by_hand(folder: Path, passage: Passage, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probs and hidden states from a plain forward over one passage, without any batching."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = torch.from_numpy(np.concatenate([passage.prompt_ids, passage.answer_ids])).long()[None]
+    with torch.no_grad():
+        out = model(ids, output_hidden_states=True)
+    logits = out.logits[0, len(passage.prompt_ids) - 1 : -1, :VOCABULARY] / temperature
+    answer = torch.from_numpy(passage.answer_ids).long()
+    logprobs = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+    return logprobs.numpy(), out.hidden_states[-1][0, len(passage.prompt_ids) - 1 : -1].numpy()
+
+
+def hidden_of(scored: Scored) -> npt.NDArray[Any]:
+    assert scored.hidden is not None
+    return scored.hidden
+
+
+def load(folder: Path, **settings) -> Scorer:
+    return Scorer.load(str(folder), None, ScoringConfig(**settings), VOCABULARY)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probs_and_hidden_states_equal_those_of_transformers(folders, family):
+    given = passages(6)
+    scored, _ = load(folders[family], batch_tokens=64).score(given, temperature=0.7, with_hidden=True)
+    for passage, result in zip(given, scored, strict=True):
+        assert result.passage is passage
+        tempered, hidden = by_hand(folders[family], passage, 0.7)
+        plain, _ = by_hand(folders[family], passage, 1.0)
+        np.testing.assert_allclose(result.teacher_logprobs, tempered, atol=1e-5)
+        np.testing.assert_allclose(result.plain_teacher_logprobs, plain, atol=1e-5)
+        np.testing.assert_allclose(hidden_of(result), hidden, atol=1e-5)
+
+
+def test_neither_order_nor_batching_nor_chunking_changes_a_score(folders, monkeypatch):
+    given = passages(9, seed=1)
+    alone, _ = load(folders["llama"], batch_tokens=1).score(given, temperature=1.3, with_hidden=True)
+    monkeypatch.setattr(scorer_module, "CHUNK_LOGITS", 3 * VOCABULARY)
+    together, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
+    for one, other in zip(alone, together[::-1], strict=True):
+        assert one.passage.prompt_id == other.passage.prompt_id
+        np.testing.assert_allclose(one.teacher_logprobs, other.teacher_logprobs, atol=1e-5)
+        np.testing.assert_allclose(one.plain_teacher_logprobs, other.plain_teacher_logprobs, atol=1e-5)
+        np.testing.assert_allclose(hidden_of(one), hidden_of(other), atol=1e-5)
+
+
+def test_batches_hold_every_passage_once_within_the_limit():
+    lengths = [3, 70, 8, 8, 1, 20, 19, 5]
+    groups = list(batches(lengths, 40))
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert [max(lengths[i] for i in g) * len(g) <= 40 or len(g) == 1 for g in groups] == [True] * len(groups)
+    assert list(batches([], 40)) == []
+
+
+def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
+    given = [*passages(2), rollout(passages(3)[2], sample=4)]
+    _, summary = load(folders["gpt2"]).score(given, temperature=1.0, with_hidden=False)
+    assert summary.prompt_ids == ("train/0", "train/1", "train/2")
+    assert summary.samples == (0, 0, 4)
+    assert summary.answer_tokens == tuple(len(p.answer_ids) for p in given)
+    inputs = [len(p.prompt_ids) + len(p.answer_ids) - 1 for p in given]
+    slots = 3 * max(inputs)
+    assert summary.metrics == {"teacher/padding": (slots - sum(inputs), slots)}
+
+
+def test_nothing_to_score_is_an_empty_list(folders):
+    scored, summary = load(folders["gpt2"]).score([], temperature=1.0, with_hidden=True)
+    assert scored == []
+    assert len(summary) == 0
+
+
+def rollout(passage: Passage, sample: int) -> Rollout:
+    zeros = np.zeros(len(passage.answer_ids), np.float32)
+    return Rollout(
+        prompt_id=passage.prompt_id,
+        prompt_ids=passage.prompt_ids,
+        answer_ids=passage.answer_ids,
+        sample=sample,
+        behaviour_logprobs=zeros,
+        student_logprobs=zeros,
+        mixed_teacher_logprobs=None,
+        oldest=WeightVersion(0),
+        newest=WeightVersion(0),
+        finish="stop",
+    )
+
+
+def test_hidden_states_travel_as_bfloat16_bits_and_come_back(folders):
+    given = passages(3)
+    exact, _ = load(folders["qwen2"]).score(given, temperature=1.0, with_hidden=True)
+    short, _ = load(folders["qwen2"], hidden_precision="bfloat16").score(
+        given, temperature=1.0, with_hidden=True
+    )
+    for full, half in zip(exact, short, strict=True):
+        assert (hidden_of(half).dtype, half.hidden_dtype) == (np.uint16, "bfloat16")
+        back = torch.from_numpy(hidden_of(half).copy()).view(torch.bfloat16)
+        assert torch.equal(back, torch.from_numpy(hidden_of(full).copy()).to(torch.bfloat16))
+
+
+def test_without_need_no_hidden_states_travel(folders):
+    scored, _ = load(folders["gpt2"]).score(passages(2), temperature=1.0, with_hidden=False)
+    assert [s.hidden for s in scored] == [None, None]
+
+
+def test_a_block_of_text_is_a_passage_with_a_prompt_of_one_token(folders):
+    ids = np.arange(5, 37, dtype=np.int32)
+    block = Passage(prompt_id="text/0", prompt_ids=ids[:1], answer_ids=ids[1:])
+    scored, _ = load(folders["llama"]).score([block], temperature=1.0, with_hidden=True)
+    expected, _ = by_hand(folders["llama"], block, 1.0)
+    np.testing.assert_allclose(scored[0].plain_teacher_logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_applied_to_the_hidden_states_gives_the_log_probs(folders, family):
+    teacher = load(folders[family])
+    scored, _ = teacher.score(passages(1), temperature=1.0, with_hidden=True)
+    head = teacher.head()
+    assert head["weight"].shape[0] == head["vocabulary"] == VOCABULARY
+    logits = torch.from_numpy(hidden_of(scored[0])) @ torch.from_numpy(head["weight"]).T
+    answer = torch.from_numpy(scored[0].passage.answer_ids).long()
+    logprobs = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+    np.testing.assert_allclose(logprobs.numpy(), scored[0].teacher_logprobs, atol=1e-5)
+
+
+def test_a_head_in_bfloat16_travels_as_bits(folders):
+    head = load(folders["llama"], precision="bfloat16").head()
+    assert (head["weight"].dtype, head["dtype"]) == (np.uint16, "bfloat16")
+
+
+def test_a_token_outside_the_shared_vocabulary_is_refused_by_name(folders):
+    odd = Passage(
+        prompt_id="train/7", prompt_ids=np.array([1], np.int32), answer_ids=np.array([125], np.int32)
+    )
+    with pytest.raises(DataError, match=r"train/7: token id 125 lies outside the 120 words"):
+        load(folders["gpt2"]).score([odd], temperature=1.0, with_hidden=False)
+
+
+def test_a_passage_beyond_the_teachers_context_is_refused_by_name(folders):
+    long = Passage(prompt_id="train/8", prompt_ids=np.ones(200, np.int32), answer_ids=np.ones(100, np.int32))
+    with pytest.raises(DataError, match=r"train/8: 299 tokens do not fit into the teacher's context of 256"):
+        load(folders["gpt2"]).score([long], temperature=1.0, with_hidden=False)
+
+
+def test_a_teacher_that_is_not_there_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError, match=r"teacher\.path = .*nothing cannot be loaded"):
+        load(tmp_path / "nothing")

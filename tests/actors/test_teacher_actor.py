@@ -1,0 +1,38 @@
+"""The Ray shell around the scorer: what it returns, and what it is called."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from minillm_ray.actors.scorer import Scorer
+from minillm_ray.actors.teacher_actor import TeacherActor
+from minillm_ray.common.config import ScoringConfig
+from minillm_ray.common.messages import Passage
+from minillm_ray.tests.tiny_models import tiny_model
+
+
+@pytest.mark.ray
+def test_scores_and_summary_come_back_as_two_objects_and_the_head_as_one(ray_cluster, tmp_path):
+    import ray
+
+    folder = tiny_model("llama", tmp_path / "teacher")
+    given = [
+        Passage(
+            prompt_id="train/0", prompt_ids=np.array([4, 5], np.int32), answer_ids=np.array([6, 1], np.int32)
+        )
+    ]
+    start = cast(Any, TeacherActor)
+    actor = start.options(num_cpus=0.5).remote("teacher-0", str(folder), None, ScoringConfig(), 128, 1)
+    assert ray.get(actor.ready.remote())["name"] == "teacher-0"
+    scored, summary = actor.score.options(num_returns=2).remote(ray.put(given), 0.7, True)
+    (result,), sizes = ray.get([scored, summary])
+    here = Scorer.load(str(folder), None, ScoringConfig(), 128)
+    (expected,), _ = here.score(given, temperature=0.7, with_hidden=True)
+    np.testing.assert_allclose(result.teacher_logprobs, expected.teacher_logprobs, atol=1e-6)
+    assert expected.hidden is not None
+    np.testing.assert_allclose(result.hidden, np.asarray(expected.hidden, np.float32), atol=1e-6)
+    assert sizes.answer_tokens == (2,)
+    np.testing.assert_array_equal(ray.get(actor.head.remote())["weight"], here.head()["weight"])
+    ray.kill(actor)
