@@ -64,7 +64,9 @@ class Scorer:
                 " causal language model in safetensors"
             ) from missing
         if torch.cuda.is_available():
-            model.cuda()
+            torch.nn.Module.cuda(
+                model
+            )  # transformers wraps model.cuda in a way that type checkers cannot read
         return cls(
             model,
             vocabulary=vocabulary,
