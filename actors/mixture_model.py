@@ -1,0 +1,163 @@
+"""The model that vLLM runs: a student, and a teacher beside it if the run mixes one in.
+
+vLLM pages the keys and values of both networks in one pool and sees one model whose output is the
+distribution to draw from. Every process that runs vLLM learns this class by the entry point
+`vllm.general_plugins`, which calls `register`.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .mixing import Mixture, Rows
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+ARCHITECTURE = "TeacherMixedForCausalLM"
+WEIGHT_TRANSFER = "object_store"
+TEACHER = "teacher."
+"""Prefix of the teacher's weights while vLLM loads the two checkpoints one after the other."""
+
+
+@functools.cache
+def register() -> None:
+    """Tell vLLM of the mixture model and of the way its weights come; builds nothing."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+    from vllm.model_executor.models import ModelRegistry
+
+    ModelRegistry.register_model(ARCHITECTURE, TeacherMixedForCausalLM)
+    WeightTransferEngineFactory.register_engine(
+        WEIGHT_TRANSFER, "minillm_ray.actors.vllm_weights", "ObjectStoreEngine"
+    )
+
+
+def overrides(student: str, teacher: str | None, vocabulary: int) -> dict[str, Any]:
+    """What vLLM's `hf_overrides` needs to run a student's folder as a mixture."""
+    return {
+        "architectures": [ARCHITECTURE],
+        "teacher_mix": {"student": student, "teacher": teacher, "vocabulary": vocabulary},
+    }
+
+
+class TeacherMixedForCausalLM(nn.Module):
+    """Student and teacher as one model.
+
+    `mixture` says how the two become one distribution; it may change whenever no answer is under way.
+    Where its alpha is 0 the teacher does not run, so its keys and values are missing from the cache.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
+        super().__init__()
+        block = vllm_config.model_config.hf_config.teacher_mix
+        self.vocabulary: int = block["vocabulary"]
+        self.mixture = Mixture()
+        self.rows: Rows | None = None
+        """The last step's distributions, for the sampler to look up what it drew."""
+        self._student_width = 0
+        self.student = _network(vllm_config, prefix, "student", block["student"])
+        self.teacher = None
+        if block["teacher"] is not None:
+            from vllm.model_executor.model_loader import DefaultModelLoader
+
+            self.teacher = _network(vllm_config, prefix, "teacher", block["teacher"])
+            source = DefaultModelLoader.Source(block["teacher"], revision=None, prefix=TEACHER)
+            self.secondary_weights = [source]
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        """The student's embedding; vLLM asks every model for one."""
+        return self.student.embed_input_ids(input_ids)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Both networks' last hidden states side by side; the student's alone where alpha is 0."""
+        hidden = self.student(input_ids, positions)
+        self._student_width = hidden.shape[-1]
+        if self.mixture.teacher_mix == 0 or self.teacher is None:
+            return hidden
+        return torch.cat([hidden, self.teacher(input_ids, positions)], -1)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """log p~ [N, vocabulary]; tokens beyond the common vocabulary do not exist here."""
+        width = self._student_width
+        student_logits = self._logits(self.student, hidden[:, :width])
+        teacher_logits = None
+        if hidden.shape[-1] > width:
+            teacher_logits = self._logits(self.teacher, hidden[:, width:])
+        self.rows = self.mixture.rows(student_logits, teacher_logits)
+        return self.rows.behaviour
+
+    def _logits(self, network: Any, hidden: Tensor) -> Tensor:
+        return network.compute_logits(hidden.contiguous())[:, : self.vocabulary]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Take the student's checkpoint, then the teacher's (its names under `teacher.`)."""
+        loaded: set[str] = set()
+        stream = iter(weights)
+        held: list[tuple[str, Tensor]] = []
+
+        def students() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in stream:
+                if name.startswith(TEACHER):
+                    held.append((name, tensor))
+                    return
+                yield name, tensor
+
+        def teachers() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in (*held, *stream):
+                yield name.removeprefix(TEACHER), tensor
+
+        loaded |= {f"student.{name}" for name in self.student.load_weights(students())}
+        if held:
+            assert self.teacher is not None
+            loaded |= {f"teacher.{name}" for name in self.teacher.load_weights(teachers())}
+        return loaded
+
+    @torch.no_grad()
+    def teacher_checksum(self) -> int | None:
+        """crc32 of all that the teacher computes with; None without a teacher.
+
+        On CPUs the weights of a linear layer live packed in its kernel, out of sight, so the layer's
+        answer to fixed inputs stands for them.
+        """
+        if self.teacher is None:
+            return None
+        crc = 0
+        for tensor in (*self.teacher.parameters(), *self.teacher.buffers()):
+            crc = zlib.crc32(_bytes(tensor), crc)
+        visible = next(parameter for parameter in self.teacher.parameters() if parameter.numel())
+        for module in self.teacher.modules():
+            width = getattr(module, "input_size_per_partition", getattr(module, "embedding_dim", None))
+            apply = getattr(getattr(module, "quant_method", None), "apply", None)
+            if width is not None and apply is not None:
+                probe = torch.randn(8, width, generator=torch.Generator().manual_seed(0))
+                crc = zlib.crc32(_bytes(apply(module, probe.to(visible))), crc)
+        return crc
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy()
+
+
+def _network(vllm_config: VllmConfig, prefix: str, role: str, path: str) -> Any:
+    from transformers import AutoConfig
+    from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
+
+    config = AutoConfig.from_pretrained(path)
+    return init_vllm_registered_model(
+        vllm_config,
+        prefix=maybe_prefix(prefix, role),
+        hf_config=config,
+        architectures=config.architectures,
+    )

@@ -1,0 +1,162 @@
+"""Prompts in, rollouts out, each stamped with the weights that drew it. Knows no Ray and no vLLM."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from ..common.errors import ModelError
+from ..common.messages import (
+    BatchSummary,
+    Dropped,
+    FinishReason,
+    Floats,
+    Ids,
+    Prompt,
+    Rollout,
+    SamplingSpec,
+    WeightVersion,
+)
+from ..common.metrics import Metrics
+from ..common.weights import WeightManifest
+
+Fetch = Callable[[Any], npt.NDArray[np.uint8]]
+"""From a bucket's reference to its bytes: `ray.get`, or a look-up in a test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawn:
+    """One answer as an engine gives it; log-probs in nats, as in `Rollout`."""
+
+    answer_ids: Ids  # [T]
+    behaviour_logprobs: Floats  # [T]
+    student_logprobs: Floats  # [T]
+    mixed_teacher_logprobs: Floats | None  # [T], None where alpha = 0
+    finish: FinishReason
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """All that a sampler asks of an engine."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Drawn]:
+        """`spec.samples` answers to each prompt: all of the first prompt, then all of the second ..."""
+        ...
+
+    def load(self, manifest: WeightManifest, fetch: Fetch) -> None:
+        """Take on newer student weights."""
+        ...
+
+
+class Sampler:
+    """Draws answers with one engine."""
+
+    def __init__(self, engine: Generates, *, fetch: Fetch):
+        self._engine = engine
+        self._fetch = fetch
+        self.version = WeightVersion(0)
+
+    def roll(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[Rollout], BatchSummary]:
+        """`spec.samples` answers to each prompt, in order, and what the driver may know of them.
+
+        A prompt that cannot be answered in full length is dropped with a reason: an answer cut short
+        by the engine's limit would look as if the student had more to say.
+        """
+        start = time.perf_counter()
+        kept, dropped = self._admit(prompts, spec)
+        drawn = self._engine.generate(kept, spec) if kept else []
+        owners = [(prompt, sample) for prompt in kept for sample in range(spec.samples)]
+        rollouts = [
+            self._rollout(prompt, sample, answer)
+            for (prompt, sample), answer in zip(owners, drawn, strict=True)
+        ]
+        return rollouts, _summary(rollouts, dropped, time.perf_counter() - start)
+
+    def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
+        """Take on newer weights; their version, and the seconds it took.
+
+        Raises ModelError if they are not newer than those held: an actor never goes back.
+        """
+        start = time.perf_counter()
+        if manifest.version <= self.version:
+            raise ModelError(
+                f"weights of version {manifest.version} were offered to an actor that holds version"
+                f" {self.version}; publish a higher version"
+            )
+        self._engine.load(manifest, self._fetch)
+        self.version = manifest.version
+        return self.version, time.perf_counter() - start
+
+    def _admit(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[Prompt], list[Dropped]]:
+        kept: list[Prompt] = []
+        dropped: list[Dropped] = []
+        for prompt in prompts:
+            tokens, limit = len(prompt.token_ids), self._engine.max_tokens
+            if tokens == 0:
+                reason, detail = "empty prompt", "the template left no token"
+            elif tokens + spec.max_tokens > limit:
+                reason = "no room for an answer"
+                detail = f"{tokens} prompt tokens + {spec.max_tokens} answer tokens > {limit}"
+            else:
+                kept.append(prompt)
+                continue
+            dropped.append(Dropped(prompt_id=prompt.id, stage="rollout", reason=reason, detail=detail))
+        return kept, dropped
+
+    def _rollout(self, prompt: Prompt, sample: int, drawn: Drawn) -> Rollout:
+        return Rollout(
+            prompt_id=prompt.id,
+            prompt_ids=np.asarray(prompt.token_ids, np.int32),
+            sample=sample,
+            answer_ids=drawn.answer_ids,
+            behaviour_logprobs=drawn.behaviour_logprobs,
+            student_logprobs=drawn.student_logprobs,
+            mixed_teacher_logprobs=drawn.mixed_teacher_logprobs,
+            oldest=self.version,
+            newest=self.version,
+            finish=drawn.finish,
+        )
+
+
+def _summary(rollouts: list[Rollout], dropped: list[Dropped], seconds: float) -> BatchSummary:
+    return BatchSummary(
+        prompt_ids=tuple(rollout.prompt_id for rollout in rollouts),
+        samples=tuple(rollout.sample for rollout in rollouts),
+        prompt_tokens=tuple(len(rollout.prompt_ids) for rollout in rollouts),
+        answer_tokens=tuple(len(rollout.answer_ids) for rollout in rollouts),
+        seconds=seconds,
+        dropped=tuple(dropped),
+        metrics=_metrics(rollouts, len(dropped), seconds),
+    )
+
+
+def _metrics(rollouts: list[Rollout], num_dropped: int, seconds: float) -> Metrics:
+    """Those of the catalogue that add up over batches; quantiles and set-wide counts do not."""
+    metrics: Metrics = {"rollout/dropped": (float(num_dropped), 1.0)}
+    if not rollouts:
+        return metrics
+    answers = float(len(rollouts))
+    log_q = np.concatenate([rollout.student_logprobs for rollout in rollouts]).astype(np.float64)
+    behaviour = np.concatenate([rollout.behaviour_logprobs for rollout in rollouts])
+    tokens = float(len(log_q))
+    metrics |= {
+        "rollout/tokens_per_s": (tokens, seconds),
+        "rollout/answer_tokens": (tokens, answers),
+        "rollout/eos_rate": (float(sum(rollout.finish == "stop" for rollout in rollouts)), answers),
+        "rollout/weight_mean": (float(np.exp(log_q - behaviour).sum()), tokens),
+    }
+    teacher = [rollout.mixed_teacher_logprobs for rollout in rollouts]
+    log_p = [row for row in teacher if row is not None]
+    if len(log_p) == len(rollouts):
+        metrics["rollout/sampled_kl"] = (float((log_q - np.concatenate(log_p)).sum()), tokens)
+    return metrics

@@ -1,0 +1,261 @@
+"""vLLM behind `Generates`: the mixture model in this very process, one request per answer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..common.config import RolloutConfig
+from ..common.errors import ConfigError, ModelError
+from ..common.messages import Prompt, SamplingSpec
+from ..common.weights import WeightManifest
+from .sampler import Drawn, Fetch
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from .mixture_model import TeacherMixedForCausalLM
+
+BLOCK_TOKENS = 32
+"""Tokens of one cache block on CPUs. vLLM shares whole blocks of a prompt among its answers; its own
+default of 128 would share nothing of most prompts."""
+PREFILL_TOKENS = 8192
+"""Most prompt tokens of one step."""
+
+
+def prepare_environment(threads: int | None) -> None:
+    """Settings that vLLM and torch read when they are imported, so this comes before.
+
+    The engine runs in the calling process (only there can it reach Ray), without telemetry, quietly,
+    and without compiling anything where there is no compiler.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # The sampler of ours stands on the first model runner; vLLM would pick the second by itself one day.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["VLLM_DO_NOT_TRACK"] = "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # Roles take turns on the same cores: threads bound to cores would queue behind each other.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    # Waiting threads that spin take the cores from every other process on a shared machine: an engine
+    # of tiny models was 60 times slower beside three busy processes. Read once, when OpenMP is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+class VllmEngine:
+    """A student, mixed with a teacher if there is one, in one vLLM engine.
+
+    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot play its
+    part and ConfigError for settings that leave it no memory.
+    """
+
+    def __init__(
+        self,
+        student: str,
+        teacher: str | None,
+        settings: RolloutConfig,
+        *,
+        vocabulary: int,
+        max_tokens: int,
+        threads: int | None = None,
+    ):
+        prepare_environment(threads)
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        from .mixture_sampler import MixtureSampler
+
+        self.vocabulary = vocabulary
+        self.max_tokens = max_tokens
+        self.eos_ids = end_of_sequence_ids(student)
+        _check_lengths([path for path in (student, teacher) if path], max_tokens)
+        self._engine = _start(student, teacher, settings, vocabulary, max_tokens)
+        runner = self._engine.model_executor.driver_worker.worker.model_runner
+        self.model: TeacherMixedForCausalLM = runner.model
+        runner.sampler = MixtureSampler(self.model)
+        self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
+        self._requests = 0
+
+    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Drawn]:
+        """`spec.samples` answers to each prompt, prompt-major.
+
+        Every answer draws from its own seed, made of the spec's seed, the prompt's id and the sample
+        number: the same in any process, and whatever else is in the batch. All end-of-sequence ids of
+        the student's generation config end an answer, and are part of it.
+        """
+        self._set_mixture(spec)
+        first = self._requests
+        for prompt in prompts:
+            token_ids = prompt.token_ids.tolist()
+            for sample in range(spec.samples):
+                params = self._params(spec, answer_seed(spec.seed, prompt.id, sample))
+                self._engine.add_request(str(self._requests), {"prompt_token_ids": token_ids}, params)
+                self._requests += 1
+        answers: list[Drawn | None] = [None] * (self._requests - first)
+        while self._engine.has_unfinished_requests():
+            for output in cast("list[RequestOutput]", self._engine.step()):
+                answers[int(output.request_id) - first] = _drawn(output.outputs[0], spec.teacher_mix > 0)
+        assert all(answer is not None for answer in answers), "vLLM ended without an answer"
+        return [answer for answer in answers if answer is not None]
+
+    def load(self, manifest: WeightManifest, fetch: Fetch) -> None:
+        """Put newer weights into the student; the teacher is not touched.
+
+        Raises ModelError if a bucket is damaged or the tensors are not the student's; the old weights
+        then stay.
+        """
+        update = {"update_info": {"manifest": manifest, "fetch": fetch}}
+        self._engine.collective_rpc("start_weight_update")
+        self._engine.collective_rpc("update_weights", kwargs=update)
+        self._engine.collective_rpc("finish_weight_update")
+        self._forget_prefixes()
+
+    def teacher_checksum(self) -> int | None:
+        """See TeacherMixedForCausalLM.teacher_checksum."""
+        return self.model.teacher_checksum()
+
+    def _set_mixture(self, spec: SamplingSpec) -> None:
+        from .mixing import Mixture
+
+        if spec.teacher_mix > 0 and self.model.teacher is None:
+            raise ModelError(
+                f"teacher_mix = {spec.teacher_mix}, but this engine was built without a teacher; set"
+                " teacher_mix=0 or give the engine a teacher"
+            )
+        if (spec.teacher_mix > 0) != (self.model.mixture.teacher_mix > 0):
+            # Prefixes cached at alpha = 0 hold no keys and values of the teacher.
+            self._forget_prefixes()
+        self.model.mixture = Mixture(
+            teacher_mix=spec.teacher_mix,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            top_k=spec.top_k,
+        )
+
+    def _forget_prefixes(self) -> None:
+        done = self._engine.reset_prefix_cache()
+        assert done, "no answer is under way here, so the cache can be cleared"
+
+    def _params(self, spec: SamplingSpec, seed: int) -> SamplingParams:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        from .mixture_sampler import COLUMNS
+
+        # Temperature and cuts are the mixture's; vLLM's own must change nothing.
+        return SamplingParams(
+            temperature=1.0,
+            max_tokens=spec.max_tokens,
+            seed=seed,
+            stop_token_ids=[] if spec.ignore_eos else self.eos_ids,
+            ignore_eos=True,  # its own notion of one end-of-sequence id; ours are the stop tokens
+            logprobs=COLUMNS - 1,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def answer_seed(seed: int, prompt_id: str, sample: int) -> int:
+    """The seed of one answer, below 2^63; the same in every process and on every machine."""
+    digest = hashlib.blake2b(f"{seed}\n{sample}\n{prompt_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def end_of_sequence_ids(model: str) -> list[int]:
+    """All ids that end an answer: those of the generation config, else those of the model's config."""
+    from transformers import AutoConfig, GenerationConfig
+
+    found: Any = None
+    with contextlib.suppress(OSError):  # a folder without generation_config.json
+        found = GenerationConfig.from_pretrained(model).eos_token_id
+    if found is None:
+        found = getattr(AutoConfig.from_pretrained(model), "eos_token_id", None)
+    if found is None:
+        return []
+    return sorted(set(found)) if isinstance(found, list) else [found]
+
+
+def _check_lengths(models: list[str], max_tokens: int) -> None:
+    from transformers import AutoConfig
+
+    for model in models:
+        positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+        if positions is not None and max_tokens > positions:
+            raise ModelError(
+                f"prompt and answer take up to {max_tokens} tokens, but {model} has {positions} positions;"
+                " set a smaller data.max_prompt_tokens or rollout.max_new_tokens"
+            )
+
+
+def _start(
+    student: str, teacher: str | None, settings: RolloutConfig, vocabulary: int, max_tokens: int
+) -> LLMEngine:
+    from vllm import EngineArgs
+    from vllm.config import CompilationConfig, CUDAGraphMode
+    from vllm.config.weight_transfer import WeightTransferConfig
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from .mixture_model import WEIGHT_TRANSFER, overrides, register
+
+    register()
+    arguments = EngineArgs(
+        model=student,
+        hf_overrides=overrides(student, teacher, vocabulary),
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        load_format="safetensors",
+        dtype=settings.precision,
+        max_model_len=max_tokens,
+        max_num_seqs=settings.max_sequences,
+        max_num_batched_tokens=max(max_tokens, PREFILL_TOKENS),
+        # A prefill in pieces draws tokens that are thrown away, and with them numbers of the seed.
+        enable_chunked_prefill=False,
+        enable_prefix_caching=True,
+        block_size=BLOCK_TOKENS if current_platform.is_cpu() else None,
+        kv_cache_memory_bytes=int(settings.cache_gib * 2**30),
+        enforce_eager=settings.eager,
+        # Whole CUDA graphs would freeze whether the teacher runs.
+        compilation_config=CompilationConfig(cudagraph_mode=CUDAGraphMode.PIECEWISE),
+        async_scheduling=False,
+        disable_log_stats=True,
+        weight_transfer_config=WeightTransferConfig(backend=WEIGHT_TRANSFER),
+        seed=0,
+    )
+    try:
+        return LLMEngine.from_engine_args(arguments)
+    except ValueError as error:
+        if "KV cache" not in str(error) and "kv cache" not in str(error):
+            raise
+        raise ConfigError(
+            f"rollout.cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"
+            f" (or more than this machine has); vLLM says: {error}"
+        ) from error
+
+
+def _drawn(output: CompletionOutput, mixed: bool) -> Drawn:
+    from .mixture_sampler import COLUMNS
+
+    columns: Any = output.logprobs
+    log_probs = np.array(columns.logprobs, np.float32).reshape(-1, COLUMNS).T.copy()
+    return Drawn(
+        answer_ids=np.array(output.token_ids, np.int32),
+        behaviour_logprobs=log_probs[0],
+        student_logprobs=log_probs[1],
+        mixed_teacher_logprobs=log_probs[2] if mixed else None,
+        finish="stop" if output.finish_reason == "stop" else "length",
+    )

@@ -1,0 +1,157 @@
+"""Student weights out of an object store into a running vLLM engine, through vLLM's own extension point."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+from ..common.errors import ModelError
+from ..common.weights import WeightManifest, checksum, views
+from .sampler import Fetch
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand: a manifest says all."""
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """One whole update."""
+
+    manifest: WeightManifest
+    fetch: Fetch
+
+
+class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Loads a manifest's buckets into the student of a mixture model, and into nothing else.
+
+    vLLM repacks weights when it loads them and throws the originals away, so an update runs its
+    layerwise reload. The buckets are checked before the first tensor moves: a damaged update leaves
+    the old weights as they are.
+    """
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """Learn what a manifest must hold; fails early on a student whose head could not follow."""
+        student = self._student
+        self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
+        self._tied = _tied_head(student)
+        self._begun = False
+
+    def start_weight_update(self) -> None:
+        """Nothing yet: the student is opened up only for a manifest that has been checked."""
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        """Check all buckets, then load them."""
+        manifest = update_info.manifest
+        buffers = [update_info.fetch(bucket.ref) for bucket in manifest.buckets]
+        check_manifest(manifest, buffers, self._shapes)
+        self._begun = True
+        initialize_layerwise_reload(self._student)
+        self._student.load_weights(tensors(manifest, buffers))
+
+    def finish_weight_update(self) -> None:
+        """Close the student again, with a head that follows its embedding."""
+        if not self._begun:
+            return
+        self._begun = False
+        finalize_layerwise_reload(self._student, self.model_config)
+        if self._tied is not None:
+            # The reload gives a tied head, for which no weights came, its old packed weights back:
+            # pack them anew from the embedding that it shares.
+            head, embedding = self._tied
+            head.weight = embedding.weight
+            head.quant_method.process_weights_after_loading(head)
+
+    def shutdown(self) -> None:
+        """No connection is held."""
+
+    @property
+    def _student(self) -> Any:
+        return self.model.student
+
+
+def parameter_shapes(model: str) -> Shapes:
+    """Names and shapes of a model's parameters as Hugging Face names them; a tied head appears once."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    return {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+
+
+def check_manifest(manifest: WeightManifest, buffers: list[npt.NDArray[np.uint8]], expected: Shapes) -> None:
+    """Refuse damaged buckets, and tensors that are not exactly those expected. Raises ModelError."""
+    version = manifest.version
+    for number, (bucket, buffer) in enumerate(zip(manifest.buckets, buffers, strict=True)):
+        if buffer.nbytes != bucket.num_bytes:
+            raise ModelError(
+                f"bucket {number} of weights {version} has {buffer.nbytes} bytes, its manifest says"
+                f" {bucket.num_bytes}; publish the weights again"
+            )
+        if checksum(buffer) != bucket.checksum:
+            raise ModelError(
+                f"bucket {number} of weights {version} is damaged: its checksum is not that of the"
+                " manifest; publish the weights again"
+            )
+    found = {slot.name: slot.shape for bucket in manifest.buckets for slot in bucket.slots}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise ModelError(
+                f"weights {version} do not fit the student in this engine: {name} has shape"
+                f" {found.get(name, 'none')} in the manifest and {expected.get(name, 'none')} in the"
+                " student; both sides must load the same model"
+            )
+
+
+def tensors(manifest: WeightManifest, buffers: list[npt.NDArray[np.uint8]]) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of an update, without a copy; they are for reading only."""
+    for bucket, buffer in zip(manifest.buckets, buffers, strict=True):
+        for slot, array in views(buffer, bucket.slots):
+            with warnings.catch_warnings():
+                # The store's arrays are read-only, of which torch warns; nothing here writes.
+                warnings.filterwarnings("ignore", message=".*not writable.*")
+                tensor = torch.from_numpy(array)
+            yield slot.name, tensor.view(torch.bfloat16) if slot.dtype == "bfloat16" else tensor
+
+
+def _tied_head(student: nn.Module) -> tuple[ParallelLMHead, VocabParallelEmbedding] | None:
+    """The output layer that shares its weights with an embedding, and that embedding."""
+    if not getattr(student.config, "tie_word_embeddings", False):
+        return None
+    heads = [module for module in student.modules() if isinstance(module, ParallelLMHead)]
+    if not heads:  # the embedding itself is the output layer
+        return None
+    embeddings = [
+        module
+        for module in student.modules()
+        if isinstance(module, VocabParallelEmbedding) and module not in heads
+    ]
+    if len(heads) != 1 or len(embeddings) != 1:
+        raise ModelError(
+            f"{type(student).__name__} ties its output layer in a way that is not known here"
+            f" ({len(heads)} heads, {len(embeddings)} embeddings), so weight updates would miss it"
+        )
+    return heads[0], embeddings[0]
