@@ -1,0 +1,164 @@
+"""Everything a learner needs to go on, in one folder; and the student alone, as a folder others can open.
+
+A checkpoint is written beside its place and renamed when it is whole, with a marker file inside that says so:
+a run that is killed while saving leaves the older checkpoint as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from ..common.config import ModelConfig
+from ..common.errors import DataError
+
+MARKER = "complete.json"
+EXPORT_GROUP = 32
+"""Parameters that ranks gather at once for an export."""
+
+
+class Saves(Protocol):
+    """All that a checkpoint asks of a rank's engine."""
+
+    stage: int
+    student: PreTrainedModel
+    student_config: PretrainedConfig
+
+    def save(self, folder: Path) -> None:
+        """This rank's part of the state; all ranks call."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote."""
+        ...
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """The value of each rank; also a place where all wait for each other."""
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and whole shapes of the student's parameters."""
+        ...
+
+    def gathered(
+        self, names: Sequence[str], *, write: bool = False
+    ) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """These parameters whole; all ranks enter."""
+        ...
+
+    def parameters_changed(self) -> None:
+        """The parameters were written to."""
+        ...
+
+
+def save(engine: Saves, folder: Path, *, step: int, rank: int, world: int) -> None:
+    """Write a checkpoint; all ranks call, with a folder that all of them see."""
+    aside = folder.with_name(folder.name + ".partial")
+    if rank == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    engine.all_gather("cleared")
+    engine.save(aside)
+    torch.save(_random_state(), aside / f"random-{rank}.pt")
+    engine.all_gather("written")
+    if rank == 0:
+        marker = {"step": step, "ranks": world, "zero_stage": engine.stage}
+        (aside / MARKER).write_text(json.dumps(marker) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(aside, folder)
+    engine.all_gather("renamed")
+
+
+def restore(engine: Saves, folder: Path, *, rank: int, world: int) -> int:
+    """Take a checkpoint on; all ranks call. Returns the optimiser steps behind it.
+
+    Raises DataError where it is missing, was not finished, or came from other ranks or another ZeRO stage.
+    """
+    if not (folder / MARKER).is_file():
+        raise DataError(f"{folder} is no finished checkpoint (it has no {MARKER}); name another one")
+    marker = json.loads((folder / MARKER).read_text())
+    for key, setting, mine in (
+        ("ranks", "learner.ranks", world),
+        ("zero_stage", "learner.zero_stage", engine.stage),
+    ):
+        if marker[key] != mine:
+            raise DataError(
+                f"{folder} was saved with {setting} = {marker[key]}, and this run has {mine};"
+                f" go on with {setting}={marker[key]}"
+            )
+    engine.load(folder)
+    state = torch.load(folder / f"random-{rank}.pt", weights_only=True)
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    return marker["step"]
+
+
+def export_student(engine: Saves, folder: Path, start: ModelConfig, *, rank: int) -> None:
+    """The student as a plain Hugging Face folder, with all else as where it started; all ranks call."""
+    aside = folder.with_name(folder.name + ".partial")
+    names, state = list(engine.shapes()), {}
+    for first in range(0, len(names), EXPORT_GROUP):
+        with engine.gathered(names[first : first + EXPORT_GROUP]) as whole:
+            if rank == 0:
+                state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in whole.items()}
+    if rank == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _write_student(engine, aside, state, start)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(aside, folder)
+    engine.all_gather("exported")
+
+
+def adopt(engine: Saves, folder: Path, *, rank: int) -> None:
+    """Take on the weights of an exported student; the optimiser keeps its memory. All ranks call."""
+    from safetensors import safe_open
+
+    where: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")) if rank == 0 else ():
+        with safe_open(path, "pt") as file:
+            where |= dict.fromkeys(file.keys(), path)
+    names = list(engine.shapes())
+    missing = engine.all_gather([name for name in names if name not in where] if rank == 0 else [])[0]
+    if missing:
+        raise DataError(f"{folder} holds no weights named {', '.join(missing[:3])}; is it this student's?")
+    for first in range(0, len(names), EXPORT_GROUP):
+        with engine.gathered(names[first : first + EXPORT_GROUP], write=True) as whole, torch.no_grad():
+            for name, tensor in whole.items() if rank == 0 else ():
+                with safe_open(where[name], "pt") as file:
+                    tensor.copy_(file.get_tensor(name))
+    engine.parameters_changed()
+
+
+def _write_student(engine: Saves, folder: Path, state: dict[str, Tensor], start: ModelConfig) -> None:
+    student, config = engine.student, engine.student_config
+    kept = student.state_dict().keys()
+    buffers = {name: buffer.detach().cpu() for name, buffer in student.named_buffers() if name in kept}
+    student.save_pretrained(folder, state_dict=state | buffers)
+    config.dtype, config.architectures = student.config.dtype, student.config.architectures
+    config.save_pretrained(folder)  # the one inside the student has its dropout switched off
+    AutoTokenizer.from_pretrained(start.path, revision=start.revision).save_pretrained(folder)
+    try:
+        generation = GenerationConfig.from_pretrained(start.path, revision=start.revision or "main")
+    except OSError:  # not every model has one
+        return
+    generation.save_pretrained(folder)
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state

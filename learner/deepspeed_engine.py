@@ -1,0 +1,285 @@
+"""DeepSpeed behind TrainEngine: the only door to it.
+
+What does not fit is undone or taken over. DeepSpeed averages gradients over ranks, while losses here are
+divided by the whole step already. It counts micro-batches, while their number varies from step to step:
+`managed_gradient_accumulation: false` makes `step` the boundary, at every ZeRO stage. At stage 0 it steps
+whatever the gradient is, so the norm is taken and clipped in a hook of the optimiser instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, get_scheduler
+from transformers.utils.logging import disable_progress_bar
+
+from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
+from ..common.errors import ConfigError
+from ..common.heads import Head, check_head, final_hidden, read_head
+from .fused_head import FusedLoss
+from .step import Result
+
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}
+MOST_BUCKET_ELEMENTS = 200_000_000
+"""Gradient elements that ranks exchange at once."""
+TAG = "state"
+
+
+def join(rank: int, world: int, address: str, port: int) -> torch.device:
+    """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo."""
+    has_gpu = torch.cuda.is_available()
+    os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    os.environ["DS_ACCELERATOR"] = "cuda" if has_gpu else "cpu"
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 gives up.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
+    disable_progress_bar()
+    # Built with a C++ compiler at run time otherwise, gloo or not.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if has_gpu else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+    return torch.device("cuda:0" if has_gpu else "cpu")
+
+
+class _Module(torch.nn.Module):
+    """What DeepSpeed wraps: the student's body, then a function of chosen positions and the head."""
+
+    def __init__(self, student: PreTrainedModel, head: Head):
+        super().__init__()
+        self.student = student
+        self._head = head
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Any]
+    ) -> tuple[Tensor | None, Any]:
+        """(the loss that DeepSpeed has to see, if there is one; whatever `use` made)."""
+        hidden = final_hidden(self.student, ids).flatten(0, 1)[positions]
+        result = use(hidden, self._head)
+        return (result.loss if isinstance(result, FusedLoss) else None), result
+
+
+class DeepSpeedEngine:
+    """One rank's share of the student, its gradients and its optimiser. `join` comes before."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        learner: LearnerConfig,
+        vocabulary: int,
+        device: torch.device,
+        *,
+        dropout: bool,
+    ):
+        import deepspeed
+
+        self.device = device
+        self._zero = deepspeed.zero
+        self.stage = _stage(learner)
+        self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+        self.student = _load(model, learner, dropout=dropout)
+        head = read_head(self.student, vocabulary)
+        check_head(self.student, head)
+        module = _Module(self.student, head)
+        if self.stage == 3:
+            self._zero.register_external_parameter(module, head.weight)
+            if head.bias is not None:
+                self._zero.register_external_parameter(module, head.bias)
+        self._optimizer = _optimizer(self.student, learner.optimizer)
+        self._norm, self._clip = 0.0, learner.optimizer.clip_norm
+        if self.stage == 0:
+            self._optimizer.register_step_pre_hook(self._clip_before_step)
+        self._engine: Any = deepspeed.initialize(
+            model=module,
+            optimizer=self._optimizer,
+            lr_scheduler=lambda basic: _scheduler(basic, learner),
+            config=_settings(learner, self.stage, sum(p.numel() for p in self.student.parameters())),
+            dist_init_required=False,
+        )[0]
+
+    def run(
+        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Result], *, train: bool
+    ) -> Result:
+        """See TrainEngine."""
+        self._engine.train(train)
+        with torch.set_grad_enabled(train):
+            loss, result = self._engine(ids, positions, use)
+        # ZeRO-3 hangs its hooks on the tensor that comes out of the module, not on the one that went in.
+        return result if loss is None else replace(result, loss=loss)
+
+    def backward(self, loss: Tensor) -> None:
+        """See TrainEngine."""
+        self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """See TrainEngine."""
+        self._engine.step()
+        if self.stage == 0:
+            return self._norm
+        norm = self._engine.get_global_grad_norm() if self._engine.was_step_applied() else None
+        return float("inf") if norm is None else float(norm)
+
+    def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """At stage 0: clip, or leave the optimiser nothing to step with where the norm is not finite."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip or float("inf"))
+        self._norm = norm.item()
+        if not torch.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+
+    def rate(self) -> float:
+        """See TrainEngine."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """See TrainEngine."""
+        tensor = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """See TrainEngine."""
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, value)
+        return found
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's name and whole shape, by the names of the Hugging Face model; tied ones once."""
+        return {name: tuple(_whole_shape(p)) for name, p in self.student.named_parameters()}
+
+    @contextmanager
+    def gathered(self, names: Sequence[str], *, write: bool = False) -> Iterator[Mapping[str, Tensor]]:
+        """These parameters whole, for the length of the block; all ranks must enter.
+
+        With `write`, what rank 0 leaves in them is what all ranks hold afterwards.
+        """
+        parameters = dict(self.student.named_parameters())
+        chosen = {name: parameters[name] for name in names}
+        if self.stage == 3:
+            with self._zero.GatheredParameters(list(chosen.values()), modifier_rank=0 if write else None):
+                yield chosen
+        else:
+            yield chosen
+            if write:
+                for parameter in chosen.values():
+                    dist.broadcast(parameter.data, 0)
+
+    def parameters_changed(self) -> None:
+        """Tell the optimiser that the weights were written to: ZeRO holds copies of its own."""
+        if self.stage:
+            self._engine.optimizer.refresh_fp32_params()
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimiser and schedule into `folder`; all ranks must call."""
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote, on as many ranks as then; all must call."""
+        self._engine.load_checkpoint(str(folder), tag=TAG)
+
+    def close(self) -> None:
+        """Leave the other ranks."""
+        dist.destroy_process_group()
+
+
+def _stage(learner: LearnerConfig) -> int:
+    if learner.offload == "cpu" and learner.zero_stage == 0:
+        raise ConfigError(
+            "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3",
+            source="learner",
+        )
+    # Without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 does it in float32.
+    return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
+
+
+def _load(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    if not dropout:
+        _switch_dropout_off(config)
+    student = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        revision=model.revision,
+        config=config,
+        dtype=getattr(torch, learner.precision),
+        use_safetensors=True,
+    )
+    if learner.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return student
+
+
+def _switch_dropout_off(config: PretrainedConfig) -> None:
+    """At the source, since gradient checkpointing works in training mode only, where dropout is on."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and "drop" in name:
+            setattr(config, name, 0.0)
+
+
+def _optimizer(student: PreTrainedModel, settings: OptimizerConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    shared = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=settings.betas[0], **shared)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return kind(parameters, betas=settings.betas, eps=settings.eps, **shared)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, learner: LearnerConfig) -> Any:
+    settings = learner.optimizer
+    return get_scheduler(
+        SCHEDULES[settings.schedule],
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=learner.steps,
+        scheduler_specific_kwargs={"min_lr": settings.min_lr} if settings.schedule == "cosine" else {},
+    )
+
+
+def _settings(learner: LearnerConfig, stage: int, num_parameters: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration."""
+    bucket = min(num_parameters, MOST_BUCKET_ELEMENTS)
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": False,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "stage3_prefetch_bucket_size": bucket,
+        # What is smaller stays whole on every rank: of a large model, the biases and norms.
+        "stage3_param_persistence_threshold": min(100_000, num_parameters // 1000),
+    }
+    if learner.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        if stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": learner.optimizer.clip_norm if stage else 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+    if learner.precision == "bfloat16":
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> Sequence[int]:
+    """Under ZeRO-3 a parameter's own shape is that of nothing."""
+    return getattr(parameter, "ds_shape", parameter.shape)

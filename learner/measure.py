@@ -1,0 +1,121 @@
+"""What the student thinks of given answers, exactly, without learning from them.
+
+One record per answer, so that whoever asked can average over tokens and draw intervals over answers. All
+ranks walk through it in lock-step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..common import divergence
+from ..common.heads import Head
+from ..common.messages import Passage, Rollout, Scored
+from .batching import Batch, pad, passage_of
+from .dealing import Hand
+from .step import Load, TrainEngine, teacher_hidden
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerMeasure:
+    """One answer; all but `tokens` in nats and summed over its tokens (`overlap` is a mass, not nats)."""
+
+    prompt_id: str
+    sample: int
+    """0 for an answer that was given, not sampled."""
+    tokens: int
+    nll: float
+    """-log q of the answer."""
+    entropy: float
+    """Of the student at each position."""
+    reverse_kl: float | None
+    """KL(student || teacher), exact; None without the teacher's hidden states, like all that follow."""
+    forward_kl: float | None
+    """KL(teacher || student), exact."""
+    overlap: float | None
+    """Sum of min(p, q)."""
+
+
+def measure(
+    engine: TrainEngine,
+    hand: Hand,
+    load: Load,
+    *,
+    teacher: Head | None,
+    temperature: float,
+    chunk_tokens: int,
+) -> list[AnswerMeasure]:
+    """A record of each of this rank's answers, in the order of the hand's micro-batches.
+
+    Divergences are measured where a teacher head is there and all answers of the micro-batch came with the
+    teacher's hidden states.
+    """
+    records: list[AnswerMeasure] = []
+    for micro_batch in hand.micro_batches:
+        samples = [load(item) for item in micro_batch]
+        compares = teacher is not None and all(_has_hidden(sample) for sample in samples)
+        batch = pad(samples, engine.device, hidden=compares)
+        found = _measured(engine, batch, teacher if compares else None, temperature, chunk_tokens)
+        records += _records(samples, batch, found)
+    return records
+
+
+def _measured(
+    engine: TrainEngine, batch: Batch, teacher: Head | None, temperature: float, chunk_tokens: int
+) -> divergence.Measured:
+    def use(hidden: Tensor, student: Head) -> divergence.Measured:
+        return divergence.measure(
+            hidden,
+            student,
+            batch.targets,
+            teacher_hidden=teacher_hidden(batch, teacher),
+            teacher=teacher,
+            temperature=temperature,
+            chunk_tokens=chunk_tokens,
+        )
+
+    return engine.run(batch.ids, batch.positions, use, train=False)
+
+
+def _records(
+    samples: Sequence[Scored | Passage], batch: Batch, found: divergence.Measured
+) -> list[AnswerMeasure]:
+    def per_answer(values: Tensor | None) -> list[float] | list[None]:
+        if values is None:
+            return [None] * len(samples)
+        sums = torch.zeros(len(samples), dtype=torch.float64, device=values.device)
+        return sums.index_add_(0, batch.rows, values.double()).tolist()
+
+    columns = zip(
+        samples,
+        per_answer(-found.logprobs),
+        per_answer(found.entropy),
+        per_answer(found.reverse_kl),
+        per_answer(found.forward_kl),
+        per_answer(found.overlap),
+        strict=True,
+    )
+    records = []
+    for sample, nll, entropy, reverse_kl, forward_kl, overlap in columns:
+        passage = passage_of(sample)
+        records.append(
+            AnswerMeasure(
+                prompt_id=passage.prompt_id,
+                sample=passage.sample if isinstance(passage, Rollout) else 0,
+                tokens=len(passage.answer_ids),
+                nll=nll or 0.0,
+                entropy=entropy or 0.0,
+                reverse_kl=reverse_kl,
+                forward_kl=forward_kl,
+                overlap=overlap,
+            )
+        )
+    return records
+
+
+def _has_hidden(sample: Scored | Passage) -> bool:
+    return isinstance(sample, Scored) and sample.hidden is not None

@@ -1,0 +1,302 @@
+"""One optimiser step of one rank: forward, objective, backward, report. Knows no Ray and no DeepSpeed.
+
+All ranks walk through it in lock-step. Losses are divided by the totals of the whole step, so the gradient
+does not depend on how the step was split into ranks and micro-batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..common.divergence import drawn_logprobs
+from ..common.errors import NonFiniteLoss
+from ..common.heads import Head
+from ..common.messages import Passage, Scored
+from ..common.metrics import Metrics
+from ..common.objective import ObjectiveConfig
+from .batching import Batch, pad, pad_answers
+from .dealing import Item, Share
+from .fused_head import FusedLoss, fused_loss
+from .objective import (
+    Divergence,
+    TokenLoss,
+    advantage_moments,
+    answer_divergence,
+    answer_loss,
+    needs_current_logprobs,
+    text_divergence,
+    text_loss,
+    token_constants,
+)
+from .returns import Moments, merged
+
+Load = Callable[[Item], Scored | Passage]
+"""Where an item's tokens come from."""
+Result = TypeVar("Result")
+MAX_NAMES = 8
+"""Answers that an error names."""
+
+
+class TrainEngine(Protocol):
+    """All that an optimiser step asks of whoever holds the student."""
+
+    device: torch.device
+
+    def run(
+        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Result], *, train: bool
+    ) -> Result:
+        """`use` on the inputs of the output layer at flat `positions` of `ids` [B, L], and the head."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's part of the step's loss to what is there."""
+        ...
+
+    def step(self) -> float:
+        """Move the weights, unless the gradient's global norm is not finite; that norm, before clipping."""
+        ...
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        ...
+
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over ranks, in float64."""
+        ...
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """The value of each rank."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRules:
+    """What a step needs to know of the run."""
+
+    objective: ObjectiveConfig
+    temperature: float
+    max_new_tokens: int
+    """Slots of an answer, for whitening."""
+    chunk_tokens: int
+    """Answer positions for which logits exist at a time."""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Sums:
+    """What a step's micro-batches leave behind on this rank."""
+
+    totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bad: list[str] = field(default_factory=list)
+
+    def add(self, name: str, values: Tensor) -> None:
+        self.totals[name] += values.sum(dtype=torch.float64).item()
+
+
+class StepRunner:
+    """Makes optimiser steps on one rank's engine."""
+
+    def __init__(self, engine: TrainEngine, rules: StepRules, teacher: Head | None = None):
+        self._engine, self._rules, self.teacher = engine, rules, teacher
+
+    def step(self, share: Share, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
+        """One optimiser step over all ranks; metrics of the whole step, the same on each rank.
+
+        `fresh`: no step was made since the answers were drawn, so that log q must equal the engine's.
+        Raises NonFiniteLoss on all ranks, with the weights as they were, where loss or gradient is no number.
+        """
+        objective, sums = self._rules.objective, _Sums()
+        statistics = self._statistics(share, load) if self._is_minillm and objective.whiten else None
+        for micro_batch in share.answers.micro_batches:
+            samples = [load(item) for item in micro_batch]
+            divisor = share.answers.totals.divisor(objective.reduction)
+            self._learn_answers(samples, statistics, divisor, sums, fresh=fresh)
+        for micro_batch in share.texts.micro_batches:
+            divisor = share.texts.totals.divisor(objective.reduction)
+            self._learn_text([load(item) for item in micro_batch], divisor, sums)
+        values = self._engine.all_reduce_sum([sums.totals[name] for name in _TOTALS] + [len(sums.bad)])
+        totals = dict(zip(_TOTALS, values[:-1], strict=True))
+        if values[-1]:
+            self._stop("the loss is not a finite number", sums.bad)
+        rate, norm = self._engine.rate(), self._engine.step()
+        if not math.isfinite(norm):
+            mine = [item for run in share.answers.micro_batches + share.texts.micro_batches for item in run]
+            self._stop("the gradient is not a finite number", _names([load(item) for item in mine]))
+        metrics = self._metrics(totals, share, fresh=fresh, first_epoch=first_epoch)
+        return metrics | {"learner/grad_norm": (norm, 1.0), "learner/lr": (rate, 1.0)}
+
+    @property
+    def _is_minillm(self) -> bool:
+        return self._rules.objective.kind == "minillm"
+
+    def _statistics(self, share: Share, load: Load) -> Moments:
+        """Whitening statistics of the step, from what was sampled and scored alone."""
+        objective, rules = self._rules.objective, self._rules
+        parts = []
+        for micro_batch in share.answers.micro_batches:
+            if samples := [load(item) for item in micro_batch]:
+                answers = pad_answers(samples, torch.device("cpu"), objective.reward_temperature)
+                parts.append(advantage_moments(answers, objective, rules.max_new_tokens))
+        return Moments(*self._engine.all_reduce_sum(merged(parts).as_list()))
+
+    def _learn_answers(
+        self,
+        samples: Sequence[Scored | Passage],
+        statistics: Moments | None,
+        divisor: int,
+        sums: _Sums,
+        *,
+        fresh: bool,
+    ) -> None:
+        objective = self._rules.objective
+        divergence = answer_divergence(objective)
+        batch = pad(samples, self._engine.device, hidden=divergence is not None)
+        sampled = None
+        if not self._is_minillm:
+            loss = answer_loss(objective)
+        else:
+            answers = pad_answers(samples, self._engine.device, objective.reward_temperature)
+            current = None
+            if needs_current_logprobs(objective):
+                current = torch.zeros_like(answers.student_logprobs)
+                current[answers.mask] = self._current_logprobs(batch)
+            packed = token_constants(answers, objective, statistics, current)[answers.mask]
+            sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
+        overlap = fresh and divergence is not None
+        fused = self._fused(batch, loss, divergence, divisor, self._rules.temperature, overlap=overlap)
+        self._engine.backward(fused.loss)
+        sums.bad += _not_finite(batch, fused)
+        sums.add("loss", fused.loss.detach())
+        sums.add("divergence", fused.divergence)
+        sums.add("nll", -fused.logprobs)
+        for name, values in fused.figures.items():
+            sums.add(name, values)
+        if fresh and sampled is not None:
+            sums.add("gap", (fused.logprobs - sampled).abs())
+
+    def _learn_text(self, samples: Sequence[Scored | Passage], divisor: int, sums: _Sums) -> None:
+        objective = self._rules.objective
+        divergence = text_divergence(objective)
+        batch = pad(samples, self._engine.device, hidden=divergence is not None)
+        fused = self._fused(batch, text_loss(objective), divergence, divisor, 1.0)
+        loss = fused.loss * objective.lm_coef
+        self._engine.backward(loss)
+        sums.bad += _not_finite(batch, fused)
+        sums.add("loss", loss.detach())
+        sums.add("text", fused.loss.detach() * divisor)
+
+    def _fused(
+        self,
+        batch: Batch,
+        loss: TokenLoss,
+        divergence: Divergence | None,
+        divisor: int,
+        temperature: float,
+        *,
+        overlap: bool = False,
+    ) -> FusedLoss:
+        def use(hidden: Tensor, student: Head) -> FusedLoss:
+            return fused_loss(
+                hidden,
+                student,
+                batch.targets,
+                loss,
+                divisor=divisor,
+                teacher_hidden=teacher_hidden(batch, self.teacher),
+                teacher=self.teacher,
+                divergence=divergence,
+                temperature=temperature,
+                overlap=overlap,
+                chunk_tokens=self._rules.chunk_tokens,
+            )
+
+        return self._engine.run(batch.ids, batch.positions, use, train=True)
+
+    def _current_logprobs(self, batch: Batch) -> Tensor:
+        def use(hidden: Tensor, student: Head) -> Tensor:
+            return drawn_logprobs(
+                hidden,
+                student,
+                batch.targets,
+                temperature=self._rules.temperature,
+                chunk_tokens=self._rules.chunk_tokens,
+            )
+
+        return self._engine.run(batch.ids, batch.positions, use, train=False)
+
+    def _stop(self, what: str, mine: list[str]) -> None:
+        """Raise on every rank, with the names that all of them hold."""
+        names = [name for part in self._engine.all_gather(mine) for name in part]
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        raise NonFiniteLoss(
+            f"{what}, so this step was not made and the weights are as they were; it came from the answers to"
+            f" {', '.join(names[:MAX_NAMES])}{more}. Look at these, or try a smaller"
+            " learner.optimizer.lr or an objective.reward_clip"
+        )
+
+    def _metrics(self, totals: dict[str, float], share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
+        objective, answers, texts = self._rules.objective, share.answers.totals, share.texts.totals
+        divisor, tokens = float(answers.divisor(objective.reduction)), float(answers.answer_tokens)
+        found: Metrics = {"learner/loss": (totals["loss"], 1.0)}
+        if texts.answers:
+            found["learner/text_loss"] = (totals["text"], float(texts.answer_tokens))
+        if divergence := answer_divergence(objective):
+            found[f"learner/{divergence}"] = (totals["divergence"], tokens)
+        if not self._is_minillm:
+            found["learner/answer_nll"] = (totals["nll"], tokens)
+            return found
+        if objective.long_term:
+            found["learner/long_term_loss"] = (totals["long_term"] / divisor, 1.0)
+        if objective.single_step:
+            found["learner/single_step_loss"] = (totals["single_step"] / divisor, 1.0)
+        found["learner/ratio"] = (totals["ratio"], tokens)
+        found["learner/clip_fraction"] = (totals["clipped"], tokens)
+        if first_epoch:
+            found["learner/clip_fraction_first"] = (totals["clipped"], tokens)
+        if fresh:
+            found["learner/engine_gap"] = (totals["gap"], tokens)
+        if fresh and divergence:
+            found["learner/overlap"] = (totals["overlap"], tokens)
+        return found
+
+
+_TOTALS: tuple[str, ...] = (
+    "loss",
+    "divergence",
+    "nll",
+    "text",
+    "ratio",
+    "clipped",
+    "single_step",
+    "long_term",
+    "overlap",
+    "gap",
+)
+"""Sums over a step's tokens that ranks add up; a name that a kind of step does not know stays 0."""
+
+
+def teacher_hidden(batch: Batch, teacher: Head | None) -> Tensor | None:
+    """The teacher's hidden states of a micro-batch; none, but of the right width, where it is empty."""
+    if batch.teacher_hidden is not None or batch.names or teacher is None:
+        return batch.teacher_hidden
+    return teacher.weight.new_zeros(0, teacher.weight.shape[1])
+
+
+def _names(samples: Sequence[Scored | Passage]) -> list[str]:
+    return list(pad(samples, torch.device("cpu"), hidden=False).names)
+
+
+def _not_finite(batch: Batch, fused: FusedLoss) -> list[str]:
+    """Names of the answers whose loss is no number; the whole micro-batch where none stands out."""
+    if bool(torch.isfinite(fused.loss)):
+        return []
+    fine = torch.ones_like(fused.logprobs, dtype=torch.bool)
+    for values in (fused.logprobs, fused.divergence, *fused.figures.values()):
+        fine &= torch.isfinite(values)
+    return [batch.names[row] for row in batch.rows[~fine].unique().tolist()] or list(batch.names)
