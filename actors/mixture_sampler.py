@@ -1,44 +1,82 @@
-"""Draws tokens inside vLLM and reports the three log-probs of each."""
+"""Draws tokens inside vLLM, and keeps the three log-probs of each until the answers are done."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from vllm.v1.outputs import LogprobsTensors, SamplerOutput
+from vllm.v1.outputs import SamplerOutput
 
+from ..common.messages import Floats, Ids
 from .mixing import draw
 from .mixture_model import TeacherMixedForCausalLM
-
-COLUMNS = 3
-"""log p~, log q and log p of the drawn token. vLLM carries them where a request with `logprobs=2` has the
-drawn token's log-prob and those of the two best, so preemption and batching need no book-keeping of ours."""
 
 
 class MixtureSampler:
     """Stands in for vLLM's sampler on the model runner.
 
-    vLLM's own would sort the vocabulary for ranks that nobody reads, and its log-probs are those of
-    one distribution where three are asked for. Each request draws from its own seeded generator.
+    vLLM's own would draw from seeds of its own making, rank the vocabulary for log-probs of one
+    distribution where three are asked for, and carry them home in Python objects, token by token.
+    Here a step costs a few array operations whatever the number of sequences.
     """
 
-    def __init__(self, model: TeacherMixedForCausalLM):
+    def __init__(self, model: TeacherMixedForCausalLM, request_ids: Callable[[], Sequence[str]]):
+        """`request_ids` names the sequences of the step under way, row by row."""
         self._model = model
+        self._request_ids = request_ids
+        self._answers: dict[str, int] = {}
+        self._numbers: npt.NDArray[np.float64] = np.empty((0, 0))
+        self._lengths: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._steps: list[tuple[npt.NDArray[np.intp], Tensor, Tensor]] = []
+
+    def begin(self, answers: dict[str, int], seeds: Sequence[int], max_tokens: int) -> None:
+        """Expect a batch: which answer each request is, and each answer's seed."""
+        self._answers = answers
+        self._numbers = np.stack([numbers(seed, max_tokens) for seed in seeds])
+        self._lengths = np.zeros(len(seeds), np.intp)
+        self._steps = []
 
     def __call__(self, logits: Tensor, sampling_metadata: Any, **_: Any) -> SamplerOutput:
-        """One token for each row of log p~ [N, V]."""
+        """One token for each row of log p~ [N, V].
+
+        Every row is a token that its answer keeps: prompts come whole, so none is drawn on the way, and
+        a preempted answer goes on where it was. `finish` lets the engine check it.
+        """
         rows = self._model.rows
         assert rows is not None, "the model runs before the sampler"
-        drawn = draw(logits, self._uniforms(sampling_metadata.generators, len(logits), logits.device))
         self._model.rows = None
-        ids = drawn.to(torch.int32)[:, None]
-        log_probs = LogprobsTensors(ids.expand(-1, COLUMNS), rows.of(drawn), torch.zeros_like(drawn))
-        return SamplerOutput(sampled_token_ids=ids, logprobs_tensors=log_probs)
+        which = np.array([self._answers[request] for request in self._request_ids()], np.intp)
+        uniforms = torch.from_numpy(self._numbers[which, self._lengths[which]])
+        self._lengths[which] += 1
+        drawn = draw(logits, uniforms)
+        self._steps.append((which, drawn, rows.of(drawn)))
+        return SamplerOutput(sampled_token_ids=drawn.to(torch.int32)[:, None], logprobs_tensors=None)
 
-    @staticmethod
-    def _uniforms(generators: dict[int, torch.Generator], rows: int, device: torch.device) -> Tensor:
-        numbers = torch.empty(rows, dtype=torch.float64, device=device)
-        for row in range(rows):
-            torch.rand((), generator=generators[row], dtype=torch.float64, device=device, out=numbers[row])
-        return numbers
+    def finish(self) -> list[tuple[Ids, Floats]]:
+        """Each answer's tokens [T], and their log p~, log q and log p [3, T]."""
+        which = np.concatenate([step[0] for step in self._steps])
+        order = np.argsort(which, kind="stable")
+        ids = torch.cat([step[1] for step in self._steps]).cpu().numpy()[order].astype(np.int32)
+        log_probs = torch.cat([step[2] for step in self._steps]).cpu().numpy()[order]
+        ends = np.cumsum(self._lengths)
+        self._steps = []
+        return [
+            (ids[end - length : end].copy(), log_probs[end - length : end].T.copy())
+            for end, length in zip(ends, self._lengths, strict=True)
+        ]
+
+
+def answer_seed(seed: int, prompt_id: str, sample: int) -> int:
+    """The seed of one answer, below 2^64; the same in every process and on every machine."""
+    digest = hashlib.blake2b(f"{seed}\n{sample}\n{prompt_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def numbers(seed: int, count: int) -> npt.NDArray[np.float64]:
+    """The uniform numbers of [0, 1) that an answer is drawn with, one per token."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count)

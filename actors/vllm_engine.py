@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from ..common.config import RolloutConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.messages import Prompt, SamplingSpec
+from ..common.messages import Floats, Ids, Prompt, SamplingSpec
 from ..common.weights import WeightManifest
 from .sampler import Drawn, Fetch
 
@@ -85,9 +82,9 @@ class VllmEngine:
         self._engine = _start(student, teacher, settings, vocabulary, max_tokens)
         runner = self._engine.model_executor.driver_worker.worker.model_runner
         self.model: TeacherMixedForCausalLM = runner.model
-        runner.sampler = MixtureSampler(self.model)
+        self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
+        runner.sampler = self._sampler
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
-        self._requests = 0
 
     def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Drawn]:
         """`spec.samples` answers to each prompt, prompt-major.
@@ -96,20 +93,29 @@ class VllmEngine:
         number: the same in any process, and whatever else is in the batch. All end-of-sequence ids of
         the student's generation config end an answer, and are part of it.
         """
+        from vllm.inputs import TokensPrompt
+
+        from .mixture_sampler import answer_seed
+
         self._set_mixture(spec)
-        first = self._requests
+        params = self._params(spec)
+        requests: dict[str, int] = {}
+        seeds: list[int] = []
         for prompt in prompts:
-            token_ids = prompt.token_ids.tolist()
+            tokens = TokensPrompt(prompt_token_ids=prompt.token_ids.tolist())
             for sample in range(spec.samples):
-                params = self._params(spec, answer_seed(spec.seed, prompt.id, sample))
-                self._engine.add_request(str(self._requests), {"prompt_token_ids": token_ids}, params)
-                self._requests += 1
-        answers: list[Drawn | None] = [None] * (self._requests - first)
+                name = f"{len(seeds)}:{prompt.id}#{sample}"
+                requests[self._engine.add_request(name, tokens, params)] = len(seeds)
+                seeds.append(answer_seed(spec.seed, prompt.id, sample))
+        self._sampler.begin(requests, seeds, spec.max_tokens)
+        ended: dict[int, CompletionOutput] = {}
         while self._engine.has_unfinished_requests():
             for output in cast("list[RequestOutput]", self._engine.step()):
-                answers[int(output.request_id) - first] = _drawn(output.outputs[0], spec.teacher_mix > 0)
-        assert all(answer is not None for answer in answers), "vLLM ended without an answer"
-        return [answer for answer in answers if answer is not None]
+                ended[int(output.request_id.partition(":")[0])] = output.outputs[0]
+        return [
+            _drawn(ended[number], ids, log_probs, spec.teacher_mix > 0)
+            for number, (ids, log_probs) in enumerate(self._sampler.finish())
+        ]
 
     def load(self, manifest: WeightManifest, fetch: Fetch) -> None:
         """Put newer weights into the student; the teacher is not touched.
@@ -149,30 +155,17 @@ class VllmEngine:
         done = self._engine.reset_prefix_cache()
         assert done, "no answer is under way here, so the cache can be cleared"
 
-    def _params(self, spec: SamplingSpec, seed: int) -> SamplingParams:
+    def _params(self, spec: SamplingSpec) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        from .mixture_sampler import COLUMNS
-
-        # Temperature and cuts are the mixture's; vLLM's own must change nothing.
         return SamplingParams(
-            temperature=1.0,
             max_tokens=spec.max_tokens,
-            seed=seed,
             stop_token_ids=[] if spec.ignore_eos else self.eos_ids,
             ignore_eos=True,  # its own notion of one end-of-sequence id; ours are the stop tokens
-            logprobs=COLUMNS - 1,
-            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-
-
-def answer_seed(seed: int, prompt_id: str, sample: int) -> int:
-    """The seed of one answer, below 2^63; the same in every process and on every machine."""
-    digest = hashlib.blake2b(f"{seed}\n{sample}\n{prompt_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def end_of_sequence_ids(model: str) -> list[int]:
@@ -247,13 +240,10 @@ def _start(
         ) from error
 
 
-def _drawn(output: CompletionOutput, mixed: bool) -> Drawn:
-    from .mixture_sampler import COLUMNS
-
-    columns: Any = output.logprobs
-    log_probs = np.array(columns.logprobs, np.float32).reshape(-1, COLUMNS).T.copy()
+def _drawn(output: CompletionOutput, ids: Ids, log_probs: Floats, mixed: bool) -> Drawn:
+    assert list(output.token_ids) == ids.tolist(), "vLLM's answer is not what the sampler drew"
     return Drawn(
-        answer_ids=np.array(output.token_ids, np.int32),
+        answer_ids=ids,
         behaviour_logprobs=log_probs[0],
         student_logprobs=log_probs[1],
         mixed_teacher_logprobs=log_probs[2] if mixed else None,
