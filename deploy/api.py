@@ -49,7 +49,7 @@ def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Con
     plan = check_run(config)
     with Progress(console) as progress:
         progress.phase("reading data")
-        feed = Feed(config, plan)
+        feed = Feed(config)
         for drop in feed.dropped:
             progress.say(f"dropped {drop.prompt_id}: {drop.reason} {drop.detail}")
         progress.phase("starting Ray")

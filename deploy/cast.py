@@ -55,9 +55,14 @@ class Cast:
         mixes = config.samples_answers and config.rollout.teacher_mix > 0
         teacher = config.teacher.path if mixes and config.teacher else None
         return RolloutActor.options(**reserved.options(name)).remote(
-            name, config.student.path, teacher, config.rollout, plan.vocabulary, plan.max_tokens,
-            reserved.threads(name),
-        )  # fmt: skip
+            name,
+            config.student.path,
+            teacher,
+            config.rollout,
+            vocabulary=plan.vocabulary,
+            max_tokens=plan.max_tokens,
+            threads=reserved.threads(name),
+        )
 
     def _teacher(self, name: str, plan: Plan, reserved: Reservation) -> Any:
         assert self._config.teacher is not None, "a teacher actor without a teacher"

@@ -26,7 +26,6 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
     if ray.is_initialized():
         yield ""
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = settings.address or os.environ.get("RAY_ADDRESS")
     try:

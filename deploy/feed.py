@@ -1,3 +1,98 @@
-"""What a run is fed with: prompts, given answers and plain text, each from a cursor one can come back to."""
+"""What a run is fed with: prompts, given answers and plain text, each from a cursor one can come back to.
+
+Given answers and text are put into the object store here, in pieces, so that they travel as sampled ones do.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ray
+
+from ..actors.pool import Chunk, pieces_of
+from ..common.config import RunConfig
+from ..common.messages import BatchSummary, Dropped, Passage, Prompt
+from ..common.prompts import PromptStream
+from .data import load_blocks, load_passages, load_prompts
+
+
+class Feed:
+    """All data of a run, loaded. Raises DataError for what cannot be used."""
+
+    def __init__(self, config: RunConfig):
+        self._piece = config.rollout.chunk
+        self.dropped: list[Dropped] = []
+        self.validation: Sequence[Prompt] = ()
+        self.heldout: Sequence[Prompt] = ()
+        self.validation_answers: Sequence[Passage] = ()
+        """Given answers, where their loss chooses the best student."""
+        self._prompts: PromptStream[Prompt] | None = None
+        self._answers: PromptStream[Passage] | None = None
+        self._text: PromptStream[Passage] | None = None
+        seed, shuffle = config.seed, config.data.shuffle
+        if config.samples_answers:
+            self._prompts = PromptStream(
+                self._kept(load_prompts(config, "train")), seed=seed, shuffle=shuffle
+            )
+        else:
+            self._answers = PromptStream(
+                self._kept(load_passages(config, "train")), seed=seed, shuffle=shuffle
+            )
+        if config.text is not None:
+            self._text = PromptStream(load_blocks(config), seed=seed)
+        if config.data.validation is not None:
+            if config.validation.metric == "loss":
+                self.validation_answers = self._kept(load_passages(config, "validation"))
+            else:
+                self.validation = self._kept(load_prompts(config, "validation"))
+        if config.data.heldout is not None:
+            self.heldout = self._kept(load_prompts(config, "heldout"))
+
+    def take_prompts(self, count: int) -> list[Prompt]:
+        """The next prompts to answer."""
+        assert self._prompts is not None, "this run learns from given answers"
+        return self._prompts.take(count)
+
+    def take_answers(self, count: int) -> list[Chunk]:
+        """The next given answers, in the object store."""
+        assert self._answers is not None, "this run learns from sampled answers"
+        return self.put(self._answers.take(count))
+
+    def take_text(self, count: int) -> list[Chunk]:
+        """The next blocks of plain text, in the object store; none where the run has no text."""
+        return self.put(self._text.take(count)) if self._text else []
+
+    def put(self, passages: Sequence[Passage]) -> list[Chunk]:
+        """Passages into the object store, in pieces."""
+        return [
+            Chunk(ref=ray.put(list(piece)), summary=sizes(piece))
+            for piece in pieces_of(passages, self._piece)
+        ]
+
+    def cursors(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Where prompts (or answers) and text stand."""
+        stream = self._prompts or self._answers
+        assert stream is not None
+        return stream.state(), self._text.state() if self._text else {}
+
+    def move_to(self, prompts: dict[str, int], text: dict[str, int]) -> None:
+        """Go on from `cursors` of an earlier process."""
+        stream = self._prompts or self._answers
+        assert stream is not None
+        stream.move_to(prompts)
+        if self._text:
+            self._text.move_to(text)
+
+    def _kept(self, kept):
+        self.dropped += kept.dropped
+        return kept.items
+
+
+def sizes(passages: Sequence[Passage]) -> BatchSummary:
+    """Lengths of passages, for dealing them out."""
+    return BatchSummary(
+        prompt_ids=tuple(p.prompt_id for p in passages),
+        samples=tuple(0 for _ in passages),
+        prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
+        answer_tokens=tuple(len(p.answer_ids) for p in passages),
+    )

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..actors.pool import Chunk
 from ..common.config import RunConfig
-from ..common.messages import BatchSummary, Prompt, SamplingSpec, WeightVersion
+from ..common.messages import BatchSummary, Passage, Prompt, SamplingSpec, WeightVersion
 from ..common.metrics import means, merge
 from ..learner.dealing import Item
 from . import health
@@ -92,7 +92,7 @@ class Driver:
         began = time.monotonic()
         if config.samples_answers:
             self._progress.phase("sampling")
-            prompts = self._feed.prompts.take(config.rollout.answers // config.rollout.samples)
+            prompts = self._feed.take_prompts(config.rollout.answers // config.rollout.samples)
             chunks = self._cast.roll(prompts, self._spec(seed=number), self._tell_drops)
             seconds = time.monotonic() - began
             tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
@@ -102,7 +102,7 @@ class Driver:
             )
             self._progress.show(drawn=f"{tokens / seconds:,.0f} tokens/s")
         else:
-            chunks = self._feed.answers(config.rollout.answers)
+            chunks = self._feed.take_answers(config.rollout.answers)
         if config.objective.kind == "lm":
             return chunks
         began = time.monotonic()
@@ -144,7 +144,7 @@ class Driver:
         config = self._config
         if config.text is None or config.objective.lm_coef == 0 or config.objective.kind != "minillm":
             return []
-        chunks = self._feed.text_blocks(config.text.batch_size or config.learner.batch_size)
+        chunks = self._feed.take_text(config.text.batch_size or config.learner.batch_size)
         if config.objective.text_teacher_share > 0:
             chunks = self._cast.score(chunks, hidden=True)
         return items_of(chunks)
@@ -167,7 +167,7 @@ class Driver:
         )
 
     def measure(
-        self, prompts: list[Prompt], *, samples: int, teacher_mix: float = 0.0, seed: int = 0
+        self, prompts: Sequence[Prompt], *, samples: int, teacher_mix: float = 0.0, seed: int = 0
     ) -> Measurement:
         """Score answers of the student alone (or, with teacher_mix = 1, of the teacher alone)."""
         spec = SamplingSpec(
@@ -184,7 +184,7 @@ class Driver:
             return Measurement.of(scores, None, examples)
         scored = self._cast.score(chunks, hidden=True)
         records = self._cast.learner.measure(items_of(scored))
-        reverse_kl = {(r.prompt_id, r.sample): r.reverse_kl for r in records}
+        reverse_kl = {(r.prompt_id, r.sample): r.reverse_kl for r in records if r.reverse_kl is not None}
         return Measurement.of(scores, reverse_kl, examples)
 
     def _first_measure(self) -> None:
@@ -207,10 +207,13 @@ class Driver:
         """Measure on validation prompts, and keep the student if it is the best so far."""
         state, config = self._state, self._config
         self._measured_at = state.step
-        if not self._feed.validation:
-            return
         self._progress.phase("validating")
-        values = self.measure(self._feed.validation, samples=config.validation.samples).values()
+        if self._feed.validation_answers:
+            values = {"validation/loss": self._answer_loss(self._feed.validation_answers)}
+        elif self._feed.validation:
+            values = self.measure(self._feed.validation, samples=config.validation.samples).values()
+        else:
+            return
         self._recorder.record(state.step, values, version=state.version)
         self._values |= values
         self._show(values)
@@ -218,6 +221,11 @@ class Driver:
         if state.best_value is None or sign * values[name] > sign * state.best_value:
             state.best_value, state.best_step = values[name], state.step
             self._save_student(self._folder.best, values)
+
+    def _answer_loss(self, passages: Sequence[Passage]) -> float:
+        """-log q of given answers, nats per token."""
+        records = self._cast.learner.measure(items_of(self._feed.put(passages)))
+        return sum(r.nll for r in records) / sum(r.tokens for r in records)
 
     def _criterion(self, values: dict[str, float]) -> tuple[str, int]:
         """Which value chooses the best student, and whether more (+1) or less (-1) is better."""
@@ -253,7 +261,7 @@ class Driver:
         """Save the last student, and measure the best one on held-out prompts."""
         state = self._state
         self._save_student(self._folder.last, self._values)
-        if not self._feed.validation:
+        if state.best_value is None:
             self._save_student(self._folder.best, self._values)
             state.best_step = state.step
         before = after = teacher = None

@@ -1,0 +1,113 @@
+"""The whole loop on Ray with real engines: one run, looked at from all sides; then one that was stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from minillm_ray.deploy.api import resume, train
+from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.train import Result
+
+from .conftest import tiny_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+
+
+@dataclass(frozen=True)
+class Finished:
+    result: Result
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Finished:
+    """A run with validation, held-out prompts and a language-model term, gone through to its end."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    corpus = folder.parent / "corpus.txt"
+    corpus.write_text("the red cat saw the blue fish by the moon\n" * 40)
+    few = {"path": str(questions), "limit": 6}
+    config = tiny_run(
+        *tiny_pair,
+        questions,
+        folder,
+        data={"validation": few, "heldout": few},
+        text={"path": str(corpus), "block_tokens": 16, "batch_size": 4},
+        validation={"every": 2, "heldout_samples": 2},
+    )
+    return Finished(train(config), folder)
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [row for row in read_metrics(folder) if "learner/loss" in row]
+
+
+def test_a_run_makes_its_steps_and_says_what_each_did(finished):
+    rows = steps_of(finished.folder)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert np.isfinite(row["learner/loss"])
+        assert row["learner/reverse_kl"] > 0
+        assert row["learner/text_loss"] > 0
+
+
+def test_engine_and_learner_agree_on_log_q_at_the_same_version_after_each_update(finished):
+    gaps = [row["learner/engine_gap"] for row in steps_of(finished.folder) if "learner/engine_gap" in row]
+    assert len(gaps) == 2
+    assert max(gaps) < 1e-4
+
+
+def test_rollouts_can_be_read_with_pandas_and_name_their_weights(finished):
+    tables = [pd.read_parquet(p) for p in sorted((finished.folder / "rollouts").glob("*.parquet"))]
+    assert [len(t) for t in tables] == [8, 8]
+    assert [set(t["newest"]) for t in tables] == [{0}, {1}]
+    for row in pd.concat(tables).itertuples():
+        mixed = np.log(0.8 * np.exp(row.student_logprobs) + 0.2 * np.exp(row.mixed_teacher_logprobs))
+        np.testing.assert_allclose(row.behaviour_logprobs, mixed, atol=1e-4)
+        np.testing.assert_allclose(row.mixed_teacher_logprobs, row.teacher_logprobs, atol=1e-4)
+
+
+def test_the_saved_student_opens_with_transformers_and_says_how_it_was_made(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    best = finished.folder / "best"
+    model = AutoModelForCausalLM.from_pretrained(best)
+    assert AutoTokenizer.from_pretrained(best).chat_template
+    assert model.generation_config.eos_token_id is not None
+    assert "MiniLLM" in (best / "README.md").read_text()
+
+
+def test_held_out_prompts_are_measured_before_and_after_and_for_the_teacher(finished):
+    result = finished.result
+    for measured in (result.before, result.after):
+        assert measured is not None
+        assert len(measured.answers) == 12
+        kl = measured.reverse_kl()
+        assert kl is not None
+        assert kl.low <= kl.mean <= kl.high
+    assert result.teacher is not None
+    assert result.teacher.reverse_kl() is None
+    assert len(result.teacher.examples) == 3
+
+
+def test_the_folder_holds_what_a_person_looks_for(finished):
+    for name in ("config.yaml", "metrics.jsonl", "tensorboard", "plots/quality.png", "last/model.safetensors"):
+        assert (finished.folder / name).exists(), name
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(ray_cluster, tiny_pair, questions, tmp_path):
+    whole = tiny_run(*tiny_pair, questions, tmp_path / "whole")
+    train(whole)
+    half = tiny_run(*tiny_pair, questions, tmp_path / "half", learner={**whole.learner.model_dump(), "steps": 2})
+    train(half)
+    config = tmp_path / "half" / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 2", "steps: 4"))
+    resume(tmp_path / "half")
+    losses = [[row["learner/loss"] for row in steps_of(tmp_path / name)] for name in ("whole", "half")]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    kept = json.loads((tmp_path / "half" / "checkpoints" / "step-000004" / "progress.json").read_text())
+    assert (kept["step"], kept["version"]) == (4, 2)
