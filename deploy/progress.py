@@ -15,14 +15,14 @@ LOG_EVERY_S = 10.0
 class Progress:
     """A live line of named facts. Use as a context manager."""
 
-    def __init__(self, console: Console, title: str = ""):
+    def __init__(self, console: Console):
         self.console = console
-        self._title = title
         self._facts: dict[str, str] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._logged = 0.0
         self._began = time.monotonic()
         self._steps = (0, 0, time.monotonic())
+        self._left = ""
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -50,7 +50,7 @@ class Progress:
         self._facts["step"] = f"{done}/{total}"
         if done > first:
             left = (time.monotonic() - since) / (done - first) * (total - done)
-            self._facts["ETA"] = clock(left)
+            self._left = f"ETA {clock(left)}"
         self._show()
 
     def show(self, **facts: str) -> None:
@@ -64,7 +64,7 @@ class Progress:
 
     def _show(self) -> None:
         facts = dict(self._facts)
-        parts = [self._title, facts.pop("phase", ""), *(f"{k} {v}" for k, v in facts.items())]
+        parts = [facts.pop("phase", ""), *(f"{k} {v}" for k, v in facts.items()), self._left]
         line = " · ".join(part for part in [*parts, clock(time.monotonic() - self._began)] if part)
         if self.console.is_terminal:
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))

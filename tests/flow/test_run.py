@@ -12,8 +12,7 @@ import pytest
 from minillm_ray.deploy.api import resume, train
 from minillm_ray.deploy.recorder import read_metrics
 from minillm_ray.deploy.train import Result
-
-from .conftest import tiny_run
+from minillm_ray.tests.tiny_runs import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 
@@ -95,14 +94,22 @@ def test_held_out_prompts_are_measured_before_and_after_and_for_the_teacher(fini
 
 
 def test_the_folder_holds_what_a_person_looks_for(finished):
-    for name in ("config.yaml", "metrics.jsonl", "tensorboard", "plots/quality.png", "last/model.safetensors"):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "plots/quality.png",
+        "last/model.safetensors",
+    ):
         assert (finished.folder / name).exists(), name
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(ray_cluster, tiny_pair, questions, tmp_path):
     whole = tiny_run(*tiny_pair, questions, tmp_path / "whole")
     train(whole)
-    half = tiny_run(*tiny_pair, questions, tmp_path / "half", learner={**whole.learner.model_dump(), "steps": 2})
+    half = tiny_run(
+        *tiny_pair, questions, tmp_path / "half", learner={**whole.learner.model_dump(), "steps": 2}
+    )
     train(half)
     config = tmp_path / "half" / "config.yaml"
     config.write_text(config.read_text().replace("steps: 2", "steps: 4"))
