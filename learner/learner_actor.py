@@ -51,6 +51,21 @@ def _chunks_of(hand: Hand) -> list[Any]:
     return list(dict.fromkeys(item.chunk for run in hand.micro_batches for item in run))
 
 
+def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) -> Head:
+    """An output layer that came as arrays, cut to the vocabulary; over the same memory if on the CPU."""
+
+    def tensor(array: Any) -> torch.Tensor:
+        return as_tensor(array, arrays["dtype"])[:vocabulary].to(device)
+
+    return Head(
+        weight=tensor(arrays["weight"]),
+        bias=None if arrays["bias"] is None else tensor(arrays["bias"]),
+        scale=arrays["scale"],
+        soft_cap=arrays["soft_cap"],
+        vocabulary=vocabulary,
+    )
+
+
 @ray.remote(max_restarts=0)  # a rank that starts anew has none of what the others remember
 class LearnerActor:
     """One rank. All ranks get the same calls in the same order, and walk through them in lock-step."""
@@ -95,21 +110,8 @@ class LearnerActor:
 
         Ranks of one machine share its memory in the object store, unless they compute on a GPU.
         """
-
-        def tensor(array: Any) -> torch.Tensor | None:
-            if array is None:
-                return None
-            return as_tensor(array, arrays["dtype"])[: self._vocabulary].to(self._engine.device)
-
-        weight = tensor(arrays["weight"])
-        assert weight is not None, "a head without a weight"
-        self._teacher = self._runner.teacher = Head(
-            weight=weight,
-            bias=tensor(arrays["bias"]),
-            scale=arrays["scale"],
-            soft_cap=arrays["soft_cap"],
-            vocabulary=self._vocabulary,
-        )
+        self._teacher = head_of(arrays, self._vocabulary, self._engine.device)
+        self._runner.teacher = self._teacher
 
     def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
         """See StepRunner.step."""

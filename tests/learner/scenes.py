@@ -46,10 +46,15 @@ class Scene:
 
 
 def make_scene(
-    folder: Path, family: str = "llama", *, tied: bool = True, lengths: Sequence[tuple[int, int]] = LENGTHS
+    folder: Path,
+    family: str = "llama",
+    *,
+    tied: bool = True,
+    padding: int = 0,
+    lengths: Sequence[tuple[int, int]] = LENGTHS,
 ) -> Scene:
     """Models in `folder`, and random answers with their exact log-probs at temperature 1 and a mix of 0.2."""
-    student = tiny_model(family, folder / "student", seed=1, width=32, layers=2, tied=tied)
+    student = tiny_model(family, folder / "student", seed=1, width=32, layers=2, tied=tied, padding=padding)
     teacher = tiny_model(family, folder / "teacher", seed=2, width=64, layers=2)
     networks = model_of(student), model_of(teacher)
     generator = np.random.default_rng(0)

@@ -1,0 +1,270 @@
+"""One optimiser step on an engine that is nothing but torch, against loss and gradient by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from minillm_ray.common.errors import NonFiniteLoss
+from minillm_ray.common.heads import Head, final_hidden, read_head
+from minillm_ray.common.messages import Passage, Rollout, Scored
+from minillm_ray.common.metrics import CATALOGUE
+from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.learner.dealing import Item, deal, deal_step
+from minillm_ray.learner.learner_actor import head_of
+from minillm_ray.learner.measure import measure
+from minillm_ray.learner.step import Result, StepRules, StepRunner
+from minillm_ray.tests.learner.scenes import (
+    MAX_NEW_TOKENS,
+    VOCABULARY,
+    Scene,
+    all_logprobs,
+    items_of,
+    logprobs,
+    model_of,
+)
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+
+class PlainEngine:
+    """One rank and its student; the optimiser only tells the norm."""
+
+    def __init__(self, scene: Scene):
+        self.device, self.student = CPU, model_of(scene.student)
+        self._head = read_head(self.student, VOCABULARY)
+        self.steps, self.modes = 0, []
+
+    def run(
+        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Result], *, train: bool
+    ) -> Result:
+        self.modes.append(train)
+        with torch.set_grad_enabled(train):
+            return use(final_hidden(self.student, ids).flatten(0, 1)[positions], self._head)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> float:
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        self.steps += np.isfinite(norm)
+        return norm
+
+    def rate(self) -> float:
+        return 0.25
+
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def step(
+    scene: Scene,
+    objective: ObjectiveConfig,
+    samples: Sequence[Scored | Passage],
+    texts: Sequence[Scored | Passage] = (),
+    *,
+    micro_batch: int = 3,
+    engine: PlainEngine | None = None,
+    fresh: bool = False,
+    first_epoch: bool = False,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Means of all metrics, and the gradient of every parameter."""
+    engine = engine or PlainEngine(scene)
+    rules = StepRules(objective=objective, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, chunk_tokens=5)
+    runner = StepRunner(engine, rules, head_of(scene.head, VOCABULARY, CPU))
+    (share,) = deal_step(
+        items_of("answers", samples), items_of("texts", texts), ranks=1, micro_batch=micro_batch
+    )
+
+    def load(item: Item) -> Scored | Passage:
+        return (samples if item.chunk == "answers" else texts)[item.position]
+
+    metrics = runner.step(share, load, fresh=fresh, first_epoch=first_epoch)
+    assert metrics.keys() <= CATALOGUE.keys()
+    gradients = {n: p.grad.clone() for n, p in engine.student.named_parameters() if p.grad is not None}
+    return {name: total / count for name, (total, count) in metrics.items()}, gradients
+
+
+def gradient_of(loss: Callable[[Any], Tensor], scene: Scene) -> tuple[float, dict[str, Tensor]]:
+    """A loss of the student, and its gradient, by autograd alone."""
+    student = model_of(scene.student)
+    value = loss(student)
+    value.backward()
+    return value.item(), {n: p.grad for n, p in student.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, Tensor], want: dict[str, Tensor], within: float = 3e-6) -> None:
+    assert found.keys() == want.keys()
+    for name in want:
+        assert (found[name] - want[name]).abs().max() < within * max(1.0, want[name].abs().max().item()), name
+
+
+OBJECTIVES = {
+    "paper, tokens": ObjectiveConfig(),
+    "paper, sequences": ObjectiveConfig(reduction="sequences"),
+    "reference": ObjectiveConfig(preset="reference"),
+    "exact": ObjectiveConfig(
+        importance_weight="per_decision", single_step_weight="per_decision", length_norm=False, clip="none"
+    ),
+    "long term alone": ObjectiveConfig(single_step=False),
+    "forward KL": ObjectiveConfig(kind="forward_kl"),
+    "language model": ObjectiveConfig(kind="lm", reduction="sequences"),
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: ObjectiveConfig) -> None:
+    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
+    for micro_batch in (1, 3):
+        found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=micro_batch)
+        assert found == pytest.approx(values, rel=1e-5)
+        assert_same(gradient, want)
+
+
+@pytest.mark.parametrize("reduction", ["tokens", "sequences"])
+def test_given_answers_are_learned_by_their_cross_entropy(scene: Scene, reduction: Any) -> None:
+    passages = [sample.passage for sample in scene.samples]
+    tokens = sum(len(p.answer_ids) for p in passages)
+    divisor = tokens if reduction == "tokens" else len(passages)
+    value, want = gradient_of(lambda s: -torch.cat([logprobs(s, p) for p in passages]).sum() / divisor, scene)
+    found, gradient = step(scene, ObjectiveConfig(kind="lm", reduction=reduction), passages)
+    assert_same(gradient, want)
+    assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
+    assert found["learner/answer_nll"] == pytest.approx(value * divisor / tokens, rel=1e-5)
+
+
+def test_forward_kl_is_the_exact_sum_over_the_vocabulary(scene: Scene) -> None:
+    teacher, tokens = model_of(scene.teacher), sum(len(s.passage.answer_ids) for s in scene.samples)
+
+    def loss(student: Any) -> Tensor:
+        total = torch.zeros(())
+        for sample in scene.samples:
+            log_p = all_logprobs(teacher, sample.passage).detach()
+            total = total + (log_p.exp() * (log_p - all_logprobs(student, sample.passage))).sum()
+        return total / tokens
+
+    value, want = gradient_of(loss, scene)
+    found, gradient = step(scene, ObjectiveConfig(kind="forward_kl"), scene.samples)
+    assert_same(gradient, want)
+    assert found["learner/forward_kl"] == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_language_model_term_is_added_with_its_coefficient_and_its_own_count(
+    scene: Scene, share: float
+) -> None:
+    teacher = model_of(scene.teacher)
+    texts, tokens = [t.passage for t in scene.texts], sum(len(t.passage.answer_ids) for t in scene.texts)
+
+    def text_loss(student: Any) -> Tensor:
+        total = torch.zeros(())
+        for text in texts:
+            p = all_logprobs(teacher, text).detach().exp()
+            soft = -(p * all_logprobs(student, text)).sum()
+            total = total + share * soft - (1 - share) * logprobs(student, text).sum()
+        return total / tokens
+
+    objective = ObjectiveConfig(lm_coef=0.3, text_teacher_share=share)
+    alone, answers = step(scene, objective, scene.samples)
+    value, by_text = gradient_of(lambda student: 0.3 * text_loss(student), scene)
+    found, gradient = step(scene, objective, scene.samples, scene.texts if share else texts)
+    assert_same(gradient, {name: answers[name] + by_text[name] for name in answers})
+    assert found["learner/text_loss"] == pytest.approx(value / 0.3, rel=1e-5)
+    assert found["learner/loss"] == pytest.approx(alone["learner/loss"] + value, rel=1e-5)
+
+
+def test_the_single_step_term_is_the_exact_reverse_kl(scene: Scene) -> None:
+    student, teacher = model_of(scene.student), model_of(scene.teacher)
+    total, shared, tokens = 0.0, 0.0, 0
+    with torch.no_grad():
+        for sample in scene.samples:
+            log_q, log_p = (all_logprobs(m, sample.passage) for m in (student, teacher))
+            total += (log_q.exp() * (log_q - log_p)).sum().item()
+            shared += torch.minimum(log_q, log_p).exp().sum().item()
+            tokens += len(log_q)
+    values, _ = step(scene, ObjectiveConfig(), scene.samples, fresh=True)
+    assert values["learner/reverse_kl"] == pytest.approx(total / tokens, rel=1e-5)
+    assert values["learner/overlap"] == pytest.approx(shared / tokens, rel=1e-5)
+
+
+def test_the_engine_gap_shows_another_student_and_only_on_fresh_answers(scene: Scene) -> None:
+    objective = ObjectiveConfig()
+    values, _ = step(scene, objective, scene.samples, fresh=True, first_epoch=True)
+    assert values["learner/engine_gap"] < 1e-6
+    assert values["learner/clip_fraction_first"] == values["learner/clip_fraction"]
+    moved = []
+    for sample in scene.samples:
+        assert isinstance(sample.passage, Rollout)
+        shifted = replace(sample.passage, student_logprobs=sample.passage.student_logprobs - 0.25)
+        moved.append(replace(sample, passage=shifted))
+    values, _ = step(scene, objective, moved, fresh=True)
+    assert values["learner/engine_gap"] == pytest.approx(0.25, abs=1e-5)
+    values, _ = step(scene, objective, moved)
+    assert not values.keys() & {"learner/engine_gap", "learner/overlap", "learner/clip_fraction_first"}
+
+
+def test_per_decision_weights_look_at_the_student_as_it_is(scene: Scene) -> None:
+    engine = PlainEngine(scene)
+    step(scene, OBJECTIVES["exact"], scene.samples, engine=engine)
+    assert engine.modes == [False, True] * 3
+
+
+def test_rate_and_norm_are_told(scene: Scene) -> None:
+    values, gradient = step(scene, ObjectiveConfig(), scene.samples)
+    norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt().item()
+    assert values["learner/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert values["learner/lr"] == 0.25
+
+
+def test_a_gradient_that_is_not_finite_names_the_answers_of_the_step(scene: Scene) -> None:
+    engine = PlainEngine(scene)
+    next(engine.student.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteLoss, match=r"gradient.*p/\d#0"):
+        step(scene, ObjectiveConfig(), scene.samples, engine=engine)
+    assert engine.steps == 0
+
+
+def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
+    engine = PlainEngine(scene)
+    (hand,) = deal(items_of("answers", scene.samples), ranks=1, micro_batch=3)
+    head = head_of(scene.head, VOCABULARY, CPU)
+    found = measure(
+        engine, hand, lambda item: scene.samples[item.position], teacher=head, temperature=1.0, chunk_tokens=5
+    )
+    student, teacher = model_of(scene.student), model_of(scene.teacher)
+    for index, record in zip(hand.order, found, strict=True):
+        passage = scene.samples[index].passage
+        with torch.no_grad():
+            log_q, log_p = all_logprobs(student, passage), all_logprobs(teacher, passage)
+        assert (record.prompt_id, record.sample) == (passage.prompt_id, 0)
+        assert record.tokens == len(log_q)
+        assert record.reverse_kl == pytest.approx((log_q.exp() * (log_q - log_p)).sum().item(), rel=1e-4)
+        assert record.forward_kl == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item(), rel=1e-4)
+        assert record.entropy == pytest.approx(-(log_q.exp() * log_q).sum().item(), rel=1e-4)
+        assert record.nll == pytest.approx(-logprobs(student, passage).sum().item(), rel=1e-4)
+    assert not any(engine.modes)
+
+
+def test_measuring_without_a_teacher_leaves_the_divergences_out(scene: Scene) -> None:
+    passages = [sample.passage for sample in scene.samples]
+    (hand,) = deal(items_of("answers", passages), ranks=1, micro_batch=8)
+    (first, *_) = measure(
+        PlainEngine(scene),
+        hand,
+        lambda item: passages[item.position],
+        teacher=None,
+        temperature=1.0,
+        chunk_tokens=5,
+    )
+    assert first.nll > 0
+    assert first.entropy > 0
+    assert first.reverse_kl is first.forward_kl is first.overlap is None

@@ -1,0 +1,204 @@
+"""Processes that play the ranks of a learner, kept for many tests, and what they can be asked to run."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from minillm_ray.common.config import RunConfig
+from minillm_ray.common.errors import NonFiniteLoss
+from minillm_ray.common.heads import Head
+from minillm_ray.common.messages import WeightVersion
+from minillm_ray.common.weights import views
+from minillm_ray.learner import checkpoint
+from minillm_ray.learner.dealing import Item, deal, deal_step
+from minillm_ray.learner.deepspeed_engine import DeepSpeedEngine, join
+from minillm_ray.learner.fused_head import FusedLoss
+from minillm_ray.learner.learner_actor import head_of
+from minillm_ray.learner.measure import AnswerMeasure, measure
+from minillm_ray.learner.publish import publish
+from minillm_ray.learner.step import StepRules, StepRunner
+from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, items_of
+
+
+@ray.remote(num_cpus=0.2)
+class Rank:
+    """One process of a world."""
+
+    def join(self, rank: int, world: int, port: int) -> None:
+        self._rank, self._world = rank, world
+        self._device = join(rank, world, "127.0.0.1", port)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self._rank, self._world, self._device, *args)
+
+
+class World:
+    """So many ranks that have met."""
+
+    def __init__(self, size: int):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
+        ray.get([rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)])
+
+    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """`function(rank, world, device, *args)` on every rank at once."""
+        return ray.get([rank.run.remote(function, *args) for rank in self._ranks])
+
+    def end(self) -> None:
+        for rank in self._ranks:
+            ray.kill(rank)
+
+
+class Learner:
+    """An engine over a scene, in the process of one rank."""
+
+    def __init__(self, rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene):
+        self.rank, self.world, self.scene, self.config = rank, world, scene, config
+        self.engine = DeepSpeedEngine(config.student, config.learner, VOCABULARY, device, dropout=False)
+        self.runner = StepRunner(
+            self.engine,
+            StepRules(
+                objective=config.objective,
+                temperature=1.0,
+                max_new_tokens=MAX_NEW_TOKENS,
+                chunk_tokens=4,
+            ),
+            head_of(scene.head, VOCABULARY, device),
+        )
+
+    def step(self, answers: Sequence[Item], texts: Sequence[Item] = ()) -> dict[str, float]:
+        shares = deal_step(answers, texts, ranks=self.world, micro_batch=self.config.learner.micro_batch)
+        metrics = self.runner.step(shares[self.rank], self._load, fresh=True, first_epoch=True)
+        return {name: total / count for name, (total, count) in metrics.items()}
+
+    def all_items(self) -> tuple[list[Item], list[Item]]:
+        return items_of("answers", self.scene.samples), items_of("texts", self.scene.texts)
+
+    def measure(self) -> list[AnswerMeasure]:
+        hands = deal(self.all_items()[0], ranks=self.world, micro_batch=self.config.learner.micro_batch)
+        return measure(
+            self.engine,
+            hands[self.rank],
+            self._load,
+            teacher=self.runner.teacher,
+            temperature=1.0,
+            chunk_tokens=4,
+        )
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """All parameters, on every rank."""
+        with self.engine.gathered(list(self.engine.shapes())) as whole:
+            return {name: tensor.detach().float().numpy().copy() for name, tensor in whole.items()}
+
+    def _load(self, item: Item) -> Any:
+        return (self.scene.samples if item.chunk == "answers" else self.scene.texts)[item.position]
+
+
+def train(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene, steps: int
+) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Metrics of each step over the whole scene, and the weights afterwards."""
+    learner = Learner(rank, world, device, config, scene)
+    metrics = [learner.step(*learner.all_items()) for _ in range(steps)]
+    return metrics, learner.weights()
+
+
+def train_in_halves(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene, folder: Path
+) -> tuple[list[float], list[float], int]:
+    """Losses of four steps in one go; of the last two after a checkpoint and a new beginning; its step."""
+    first = Learner(rank, world, device, config, scene)
+    losses = []
+    for step in range(4):
+        losses.append(first.step(*first.all_items())["learner/loss"])
+        if step == 1:
+            checkpoint.save(first.engine, folder, step=2, rank=rank, world=world)
+    second = Learner(rank, world, device, config, scene)
+    step = checkpoint.restore(second.engine, folder, rank=rank, world=world)
+    again = [second.step(*second.all_items())["learner/loss"] for _ in range(2)]
+    return losses, again, step
+
+
+def meet_a_bad_answer(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene
+) -> tuple[str, bool]:
+    """What a step over a scene that is not finite raised, and whether any weight moved."""
+    learner = Learner(rank, world, device, config, scene)
+    before, told = learner.weights(), ""
+    try:
+        learner.step(*learner.all_items())
+    except NonFiniteLoss as error:
+        told = str(error)
+    after = learner.weights()
+    return told, any((before[name] != after[name]).any() for name in before)
+
+
+def step_on_infinity(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene
+) -> tuple[float, bool]:
+    """The norm that a step tells when one rank's loss is finite and its gradient is not; what it moved."""
+    learner = Learner(rank, world, device, config, scene)
+    before = learner.weights()
+    factor = float("inf") if rank == world - 1 else 1.0
+
+    def use(hidden: torch.Tensor, head: Head) -> FusedLoss:
+        loss = (hidden.sum() * 0.0).nan_to_num() * factor
+        nothing = hidden.new_zeros(0)
+        return FusedLoss(loss=loss, divergence=nothing, logprobs=nothing, figures={})
+
+    ids = torch.ones(1, 4, dtype=torch.int64)
+    learner.engine.backward(learner.engine.run(ids, torch.arange(4), use, train=True).loss)
+    norm = learner.engine.step()
+    after = learner.weights()
+    return norm, any((before[name] != after[name]).any() for name in before)
+
+
+def published(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene, dtype: str
+) -> tuple[list[tuple[int, dict[str, np.ndarray]]] | None, dict[str, np.ndarray]]:
+    """(bytes, tensors) of each bucket after a step, from rank 0; and the weights."""
+    learner = Learner(rank, world, device, config, scene)
+    learner.step(*learner.all_items())
+    manifest = publish(
+        learner.engine,
+        WeightVersion(1),
+        np.copy if rank == 0 else None,
+        bucket_bytes=config.learner.bucket_mib << 10,  # KiB here: these models are small
+        dtype=dtype,
+    )
+    buckets = None
+    if manifest is not None:
+        buckets = [(b.num_bytes, {s.name: a for s, a in views(b.ref, b.slots)}) for b in manifest.buckets]
+    return buckets, learner.weights()
+
+
+def exported_and_adopted(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene, folder: Path
+) -> tuple[list[dict[str, np.ndarray]], list[float]]:
+    """Weights when exported, two steps later, when taken on again; losses of those steps and two more."""
+    learner = Learner(rank, world, device, config, scene)
+    items = learner.all_items()
+    learner.step(*items)
+    weights = [learner.weights()]
+    checkpoint.export_student(learner.engine, folder, config.student, rank=rank)
+    losses = [learner.step(*items)["learner/loss"] for _ in range(2)]
+    weights.append(learner.weights())
+    checkpoint.adopt(learner.engine, folder, rank=rank)
+    weights.append(learner.weights())
+    losses += [learner.step(*items)["learner/loss"] for _ in range(2)]
+    return weights, losses
+
+
+def measured(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene
+) -> list[AnswerMeasure]:
+    """Records of this rank's answers."""
+    return Learner(rank, world, device, config, scene).measure()
