@@ -27,7 +27,7 @@ setup:
 demo:
 	@echo 'This is the whole job in small: a teacher and a student that answer short instructions, distilled on a local'
 	@echo 'Ray cluster and compared with the same number of steps of plain fine-tuning.'
-	@echo '  first time only: about 0.7 GB to download and 2 to 4 minutes to install, all inside this folder'
+	@echo '  first time only: about 1 GB to download and 2 to 4 minutes to install, in this folder alone (.venv)'
 	@echo '  then: up to 10 minutes on two cores, with a live line and the address of the dashboard'
 	@echo '  at the end: a table, sample answers, and plots, metrics and models in runs/demo'
 	@echo

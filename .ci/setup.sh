@@ -25,6 +25,15 @@ find_python() {
     done
 }
 
+# Faults unless FOLDER has so many GiB free: check_room FOLDER GIB WAY_OUT
+check_room() {
+    local free_kib
+    free_kib=$(df -Pk "$1" | awk 'NR == 2 { print $4 }')
+    if ((free_kib < $2 * 1024 * 1024)); then
+        fault "$((free_kib / 1024)) MiB are free in $1 and $2 GiB are needed. $3"
+    fi
+}
+
 # Everything is looked at before anything is said, so that a person mends all of it at once.
 check_machine() {
     if [[ $(uname -s) != Linux || $(uname -m) != x86_64 ]]; then
@@ -44,12 +53,10 @@ check_machine() {
             fault "the system library libnuma.so.1 is missing, which vLLM links; try: apt-get install libnuma1"
     fi
 
-    local needed_gib=6 free_kib
-    [[ -d $venv/lib/python3.11/site-packages/torch ]] && needed_gib=1
-    free_kib=$(df -Pk . | awk 'NR == 2 { print $4 }')
-    if ((free_kib < needed_gib * 1024 * 1024)); then
-        fault "$((free_kib / 1024)) MiB are free in $PWD and $needed_gib GiB are needed. Free some, or clone to a larger disk"
-    fi
+    local needed_gib=7
+    [[ -d $venv/lib/python3.11/site-packages/torch ]] && needed_gib=2
+    check_room . "$needed_gib" "Free some, or clone to a larger disk"
+    check_room "${TMPDIR:-/tmp}" 2 "pip unpacks there; free some, or set TMPDIR to a folder with room"
 
     if ((${#faults[@]})); then
         echo "minillm-ray cannot be set up here; nothing was downloaded:" >&2
@@ -89,8 +96,8 @@ check_machine
 started=$SECONDS
 cat <<MESSAGE
 Setting up minillm-ray in $PWD/$venv
-  downloads about 0.7 GB of Python packages (PyTorch and vLLM for CPUs, Ray, DeepSpeed, transformers and what they
-  need), takes 2 to 4 minutes on a good line and 4.5 GB of disk; nothing outside this folder is changed.
+  downloads about 1 GB of Python packages (PyTorch and vLLM for CPUs, Ray, DeepSpeed, transformers and what they
+  need) and takes 2 to 4 minutes on a good line and 4.5 GB of disk; outside this folder only pip's cache grows.
 MESSAGE
 
 as_new=()
