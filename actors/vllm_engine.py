@@ -29,7 +29,7 @@ PREFILL_TOKENS = 8192
 
 
 def prepare_environment(threads: int | None) -> None:
-    """Settings that vLLM and torch read when they are imported, so this comes before.
+    """Settings that vLLM, torch and OpenMP read when they are imported, so this comes before.
 
     The engine runs in the calling process (only there can it reach Ray), without telemetry, quietly,
     and without compiling anything where there is no compiler.
@@ -40,8 +40,7 @@ def prepare_environment(threads: int | None) -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    # Roles take turns on the same cores: threads bound to cores would queue behind each other.
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Waiting threads that spin take the cores from every other process on a shared machine: an engine
     # of tiny models was 60 times slower beside three busy processes. Read once, when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -97,6 +96,8 @@ class VllmEngine:
 
         from .mixture_sampler import answer_seed
 
+        if not prompts:
+            return []
         self._set_mixture(spec)
         params = self._params(spec)
         requests: dict[str, int] = {}
@@ -212,6 +213,7 @@ def _start(
         skip_tokenizer_init=True,
         generation_config="vllm",
         load_format="safetensors",
+        use_tqdm_on_load=False,
         dtype=settings.precision,
         max_model_len=max_tokens,
         max_num_seqs=settings.max_sequences,
@@ -232,7 +234,7 @@ def _start(
     try:
         return LLMEngine.from_engine_args(arguments)
     except ValueError as error:
-        if "KV cache" not in str(error) and "kv cache" not in str(error):
+        if "cache" not in str(error):
             raise
         raise ConfigError(
             f"rollout.cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"

@@ -1,0 +1,184 @@
+"""Real vLLM engines for tests, one after another in a process of their own.
+
+vLLM rewires torch, OpenMP and the environment for a whole process, which other tests must not feel;
+there an engine of a tiny model stands in two seconds once vLLM is imported.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from minillm_ray.common.config import RolloutConfig
+from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
+from minillm_ray.common.weights import TensorSlot, WeightBucket, WeightManifest, checksum, lay_out, view
+from transformers import AutoModelForCausalLM
+
+VOCABULARY = 128
+MAX_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and a teacher (or none) on disk, for one engine."""
+
+    student: Path
+    teacher: Path | None
+    vocabulary: int = VOCABULARY
+    precision: Literal["float32", "bfloat16"] = "float32"
+    cache_gib: float = 0.05
+
+
+class EngineProcess:
+    """The engine that was asked for last, in another process."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
+        self._pair: Pair | None = None
+
+    def use(self, pair: Pair, *, fresh: bool = False) -> EngineProcess:
+        """Stand up an engine for these models; `fresh` even if it stands, with weights as on disk."""
+        if fresh or pair != self._pair:
+            self._pair = None
+            self._pool.submit(_open, pair).result()
+            self._pair = pair
+        return self
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """What a method of the engine returns; what it raises is raised here."""
+        return self._pool.submit(_call, method, args, kwargs).result()
+
+    def load(self, manifest: WeightManifest, buckets: dict[int, Any]) -> None:
+        """Load a manifest whose references are keys of `buckets`."""
+        self._pool.submit(_load, manifest, buckets).result()
+
+    def forwards(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[int, int]:
+        """How often the student and the teacher ran while these prompts were answered."""
+        return self._pool.submit(_forwards, prompts, spec).result()
+
+    def forget(self) -> None:
+        """Say that the engine's weights are no longer those on disk."""
+        self._pair = None
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_engine: Any = None
+
+
+def _prepare() -> None:
+    from minillm_ray.actors.vllm_engine import prepare_environment
+
+    prepare_environment(threads=1)
+    # vLLM collects garbage nine times between two engines, a second each on a busy machine; these are tiny.
+    gc.collect = lambda generation=2: 0
+
+
+def _open(pair: Pair) -> None:
+    global _engine
+    from minillm_ray.actors.vllm_engine import VllmEngine
+
+    if _engine is not None:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        _engine._engine.engine_core.shutdown()
+        _engine = None
+        cleanup_dist_env_and_memory()
+    _engine = VllmEngine(
+        str(pair.student),
+        str(pair.teacher) if pair.teacher else None,
+        RolloutConfig(precision=pair.precision, cache_gib=pair.cache_gib, max_sequences=64),
+        vocabulary=pair.vocabulary,
+        max_tokens=MAX_TOKENS,
+    )
+
+
+def _call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return getattr(_engine, method)(*args, **kwargs)
+
+
+def _load(manifest: WeightManifest, buckets: dict[int, Any]) -> None:
+    for bucket in buckets.values():
+        bucket.setflags(write=False)  # as the object store gives them
+    _engine.load(manifest, buckets.__getitem__)
+
+
+def _forwards(prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[int, int]:
+    counts = [0, 0]
+
+    def counter(which: int) -> Any:
+        def count(*_: Any) -> None:
+            counts[which] += 1
+
+        return count
+
+    networks = (_engine.model.student, _engine.model.teacher)
+    hooks = [network.register_forward_hook(counter(i)) for i, network in enumerate(networks)]
+    _engine.generate(prompts, spec)
+    for hook in hooks:
+        hook.remove()
+    return counts[0], counts[1]
+
+
+def some_prompts(count: int = 5) -> list[Prompt]:
+    """Prompts of unequal lengths, some longer than a cache block, none with special tokens."""
+    lengths = (4, 11, 33, 37, 70)
+    return [
+        Prompt(id=f"prompt/{n}", token_ids=np.arange(5 + n, 5 + n + lengths[n % 5], dtype=np.int32))
+        for n in range(count)
+    ]
+
+
+def reference(folder: Path | None) -> Any:
+    """The same model in transformers, in float32."""
+    assert folder is not None
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def reference_logits(model: Any, prompt: Any, answer: Any, vocabulary: int = VOCABULARY) -> torch.Tensor:
+    """Logits [T, V] that transformers gives for an answer's tokens, cut to the common vocabulary."""
+    ids = torch.tensor(np.concatenate([prompt, answer]))[None].long()
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits[0, len(prompt) - 1 : -1, :vocabulary].float()
+
+
+def nudge(model: Any, seed: int, scale: float = 0.05) -> None:
+    """Change every weight, as an optimiser step would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def publish(
+    model: Any, version: int, *, buckets: int = 2, dtype: str = "float32"
+) -> tuple[WeightManifest, dict[int, np.ndarray]]:
+    """All weights of a model as a manifest and the buckets that its references name."""
+    named = list(model.named_parameters())
+    per_bucket = -(-len(named) // buckets)
+    parts, store = [], {}
+    for number in range(buckets):
+        part = named[number * per_bucket : (number + 1) * per_bucket]
+        slots, num_bytes = lay_out((name, tuple(p.shape), dtype) for name, p in part)
+        buffer = np.zeros(num_bytes, np.uint8)
+        for slot, (_, parameter) in zip(slots, part, strict=True):
+            _fill(buffer, slot, parameter)
+        store[number] = buffer
+        parts.append(WeightBucket(ref=number, slots=slots, num_bytes=num_bytes, checksum=checksum(buffer)))
+    return WeightManifest(version=WeightVersion(version), buckets=tuple(parts)), store
+
+
+def _fill(buffer: np.ndarray, slot: TensorSlot, parameter: torch.Tensor) -> None:
+    tensor = parameter.detach().to(getattr(torch, slot.dtype)).contiguous()
+    bits = tensor.view(torch.uint16) if slot.dtype == "bfloat16" else tensor
+    view(buffer, slot)[...] = bits.numpy()

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+from minillm_ray.actors.mixing import Mixture
+from minillm_ray.common.errors import ModelError
+from minillm_ray.common.messages import SamplingSpec
+from minillm_ray.tests.actors.engines import (
+    Pair,
+    nudge,
+    publish,
+    reference,
+    reference_logits,
+    some_prompts,
+)
+from minillm_ray.tests.tiny_models import tiny_model
+
+pytestmark = pytest.mark.vllm
+
+MIXED = SamplingSpec(max_tokens=16, teacher_mix=0.3, samples=2, temperature=0.8)
+ALONE = SamplingSpec(max_tokens=16, samples=2)
+
+
+def largest_gap(engine, models, spec):
+    """How far the engine's log-probs are from those of two transformers forwards."""
+    mixture = Mixture(teacher_mix=spec.teacher_mix, temperature=spec.temperature)
+    prompts, gap = some_prompts(), 0.0
+    for number, answer in enumerate(engine.call("generate", prompts, spec)):
+        prompt = prompts[number // spec.samples].token_ids
+        logits = [reference_logits(model, prompt, answer.answer_ids) for model in models]
+        want = mixture.rows(*logits[: 2 if spec.teacher_mix else 1])
+        want = want.of(torch.from_numpy(answer.answer_ids).long()).numpy()
+        got = [answer.behaviour_logprobs, answer.student_logprobs, answer.mixed_teacher_logprobs]
+        for column, values in enumerate(got):
+            if values is not None:
+                gap = max(gap, float(np.abs(want[:, column] - values).max()))
+    return gap
+
+
+@pytest.mark.parametrize(
+    ("family", "tied", "padding"),
+    [
+        ("gpt2", True, 0),
+        ("gpt2", False, 0),
+        ("llama", True, 0),
+        ("llama", False, 0),
+        ("qwen2", True, 16),  # as Qwen2.5: the teacher's head has more spare rows than the student's
+        ("qwen2", False, 16),
+        ("opt", True, 0),
+        ("mistral", False, 0),
+    ],
+)
+def test_log_probs_equal_transformers_after_two_updates_in_a_row(engines, tmp_path, family, tied, padding):
+    # Widths 64 and 96 make heads, and thus cache pages, of which neither divides the other.
+    student = tiny_model(family, tmp_path / "student", seed=1, tied=tied, padding=padding // 2)
+    teacher = tiny_model(
+        family, tmp_path / "teacher", seed=2, tied=not tied, padding=padding, width=96, layers=3
+    )
+    engine = engines.use(Pair(student, teacher))
+    models = reference(student), reference(teacher)
+    assert largest_gap(engine, models, MIXED) < 1e-4
+    checksum = engine.call("teacher_checksum")
+    for version in (1, 2):
+        nudge(models[0], seed=version)
+        engine.load(*publish(models[0], version))
+        assert largest_gap(engine, models, MIXED) < 1e-4
+        assert largest_gap(engine, models, ALONE) < 1e-4
+        assert engine.call("teacher_checksum") == checksum
+
+
+def test_after_50_updates_the_teacher_is_bit_identical(engines, pair):
+    engine = engines.use(pair, fresh=True)
+    only_teacher = SamplingSpec(max_tokens=8, teacher_mix=1.0)
+    before, checksum = engine.call("generate", some_prompts(), only_teacher), engine.call("teacher_checksum")
+    student = reference(pair.student)
+    for version in range(1, 51):
+        nudge(student, seed=version, scale=0.01)
+        engine.load(*publish(student, version))
+    after = engine.call("generate", some_prompts(), only_teacher)
+    assert engine.call("teacher_checksum") == checksum
+    for old, new in zip(before, after, strict=True):
+        assert old.answer_ids.tolist() == new.answer_ids.tolist()
+        assert old.mixed_teacher_logprobs.tobytes() == new.mixed_teacher_logprobs.tobytes()
+        assert np.abs(old.student_logprobs - new.student_logprobs).max() > 0.01
+    engine.forget()
+
+
+def test_a_changed_teacher_has_another_checksum(engines, pair, tmp_path):
+    other = tiny_model("llama", tmp_path / "t", seed=2, width=96, layers=3, tied=False, padding=16)
+    model = reference(other)
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[3, 5] += 1e-3
+    model.save_pretrained(other)
+    checksum = engines.use(pair).call("teacher_checksum")
+    assert engines.use(Pair(pair.student, other)).call("teacher_checksum") != checksum
+
+
+def test_weights_in_bfloat16_arrive_as_they_were_sent(engines, pair):
+    engine = engines.use(pair, fresh=True)
+    models = reference(pair.student), reference(pair.teacher)
+    nudge(models[0], seed=1)
+    engine.load(*publish(models[0], 1, dtype="bfloat16"))
+    with torch.no_grad():
+        for parameter in models[0].parameters():
+            parameter.copy_(parameter.bfloat16())
+    assert largest_gap(engine, models, MIXED) < 1e-4
+    engine.forget()
+
+
+def test_a_damaged_or_foreign_update_is_refused_and_the_old_weights_stay(engines, pair, tmp_path):
+    engine = engines.use(pair)
+    models = reference(pair.student), reference(pair.teacher)
+    changed = reference(pair.student)
+    nudge(changed, seed=1)
+
+    manifest, buckets = publish(changed, 1)
+    buckets[1][100] ^= 1
+    with pytest.raises(ModelError, match="bucket 1 of weights 1 is damaged"):
+        engine.load(manifest, buckets)
+    manifest, buckets = publish(changed, 1)
+    buckets[0] = buckets[0][:-64]
+    with pytest.raises(ModelError, match=r"bucket 0 of weights 1 has .* bytes, its manifest says"):
+        engine.load(manifest, buckets)
+    wider = reference(tiny_model("llama", tmp_path / "wide", width=96))
+    with pytest.raises(ModelError, match="do not fit the student in this engine"):
+        engine.load(*publish(wider, 1))
+    deeper = reference(tiny_model("llama", tmp_path / "deep", layers=3))
+    with pytest.raises(ModelError, match=r"model\.layers\.2\..* and none in the student"):
+        engine.load(*publish(deeper, 1))
+
+    assert largest_gap(engine, models, MIXED) < 1e-4
+    engine.load(*publish(changed, 1))
+    assert largest_gap(engine, (changed, models[1]), MIXED) < 1e-4
+    engine.forget()

@@ -1,0 +1,82 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from minillm_ray.common.config import RolloutConfig
+from minillm_ray.common.errors import ModelError
+from minillm_ray.common.messages import Prompt, SamplingSpec
+from minillm_ray.common.weights import WeightBucket, WeightManifest
+from minillm_ray.tests.actors.engines import nudge, publish, reference, reference_logits, some_prompts
+
+pytestmark = [pytest.mark.vllm, pytest.mark.ray]
+
+SPEC = SamplingSpec(max_tokens=16, teacher_mix=0.3, samples=2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def actor(ray_cluster, pair):
+    import ray
+    from minillm_ray.actors.rollout_actor import RolloutActor
+
+    handle: Any = RolloutActor.options(num_cpus=0.5).remote(
+        "rollout-7",
+        str(pair.student),
+        str(pair.teacher),
+        RolloutConfig(cache_gib=0.05),
+        vocabulary=128,
+        max_tokens=128,
+        threads=1,
+    )
+    yield handle
+    ray.kill(handle)
+
+
+def in_store(manifest, buckets):
+    import ray
+
+    moved = tuple(
+        WeightBucket(
+            ref=ray.put(buckets[bucket.ref]),
+            slots=bucket.slots,
+            num_bytes=bucket.num_bytes,
+            checksum=bucket.checksum,
+        )
+        for bucket in manifest.buckets
+    )
+    return WeightManifest(version=manifest.version, buckets=moved)
+
+
+def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
+    import ray
+
+    facts: Any = ray.get(actor.ready.remote())
+    assert facts["name"] == "rollout-7"
+    assert facts["weight_version"] == 0
+    assert facts["start_s"] > 0
+
+    prompts = [*some_prompts(), Prompt(id="long", token_ids=np.full(120, 9, np.int32))]
+    rollouts_ref, summary_ref = actor.roll.options(num_returns=2).remote(prompts, SPEC)
+    summary: Any = ray.get(summary_ref)
+    rollouts: Any = ray.get(rollouts_ref)
+    assert summary.prompt_ids == tuple(r.prompt_id for r in rollouts)
+    assert [d.prompt_id for d in summary.dropped] == ["long"]
+    # The same prompts and seed give the same answers in another process.
+    elsewhere = engines.use(pair).call("generate", some_prompts(), SPEC)
+    assert [r.answer_ids.tolist() for r in rollouts] == [a.answer_ids.tolist() for a in elsewhere]
+
+    student, checksum = reference(pair.student), ray.get(actor.teacher_checksum.remote())
+    for version in (1, 4):
+        nudge(student, seed=version)
+        manifest = in_store(*publish(student, version))
+        loaded, seconds = ray.get(actor.load.remote(manifest))
+        assert loaded == version
+        assert seconds > 0
+    rollout = ray.get(actor.roll.options(num_returns=2).remote(prompts[:1], SPEC)[0])[0]
+    assert (rollout.oldest, rollout.newest) == (4, 4)
+    logits = reference_logits(student, rollout.prompt_ids, rollout.answer_ids)
+    want = logits.log_softmax(-1).numpy()[np.arange(len(rollout.answer_ids)), rollout.answer_ids]
+    np.testing.assert_allclose(rollout.student_logprobs, want, atol=1e-4)
+    assert ray.get(actor.teacher_checksum.remote()) == checksum
+
+    with pytest.raises(ModelError, match="version 4 were offered to an actor that holds version 4"):
+        ray.get(actor.load.remote(manifest))

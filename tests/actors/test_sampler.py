@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from minillm_ray.actors.sampler import Drawn, Generates, Sampler
+from minillm_ray.common.errors import ModelError
+from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
+from minillm_ray.common.metrics import means, merge
+from minillm_ray.common.weights import WeightManifest
+
+
+class Echo:
+    """Answers with the prompt's tokens backwards, `sample` tokens fewer each time, and checks its orders."""
+
+    max_tokens = 12
+
+    def __init__(self):
+        self.loaded = []
+
+    def generate(self, prompts, spec):
+        for prompt in prompts:
+            assert 0 < len(prompt.token_ids) <= self.max_tokens - spec.max_tokens
+        return [self.answer(p, n, spec) for p in prompts for n in range(spec.samples)]
+
+    def answer(self, prompt, sample, spec):
+        ids = prompt.token_ids[::-1][: spec.max_tokens - sample].astype(np.int32)
+        log_q = np.full(len(ids), -1.0, np.float32)
+        return Drawn(
+            answer_ids=ids,
+            behaviour_logprobs=log_q - np.float32(np.log(2)),
+            student_logprobs=log_q,
+            mixed_teacher_logprobs=log_q - 3 if spec.teacher_mix else None,
+            finish="stop" if sample else "length",
+        )
+
+    def load(self, manifest, fetch):
+        self.loaded.append((manifest.version, fetch("ref")))
+
+
+def prompt(name: str, tokens: int) -> Prompt:
+    return Prompt(id=name, token_ids=np.arange(tokens, dtype=np.int32))
+
+
+def manifest(version: int) -> WeightManifest:
+    return WeightManifest(version=WeightVersion(version), buckets=())
+
+
+@pytest.fixture
+def sampler():
+    engine = Echo()
+    assert isinstance(engine, Generates)
+    return Sampler(engine, fetch=lambda ref: np.zeros(1, np.uint8))
+
+
+def test_answers_come_prompt_by_prompt_and_sample_by_sample(sampler):
+    spec = SamplingSpec(max_tokens=4, samples=2, teacher_mix=0.5)
+    rollouts, summary = sampler.roll([prompt("a", 5), prompt("b", 6)], spec)
+    assert [(r.prompt_id, r.sample) for r in rollouts] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert [r.answer_ids.tolist() for r in rollouts][:2] == [[4, 3, 2, 1], [4, 3, 2]]
+    assert summary.prompt_ids == ("a", "a", "b", "b")
+    assert summary.samples == (0, 1, 0, 1)
+    assert summary.prompt_tokens == (5, 5, 6, 6)
+    assert summary.answer_tokens == (4, 3, 4, 3)
+
+
+def test_every_rollout_names_the_weights_that_drew_it(sampler):
+    spec = SamplingSpec(max_tokens=4)
+    assert {(r.oldest, r.newest) for r in sampler.roll([prompt("a", 5)], spec)[0]} == {(0, 0)}
+    version, seconds = sampler.load(manifest(3))
+    assert version == 3
+    assert seconds >= 0
+    assert {(r.oldest, r.newest) for r in sampler.roll([prompt("a", 5)], spec)[0]} == {(3, 3)}
+
+
+@pytest.mark.parametrize("offered", [3, 2, 0])
+def test_weights_never_go_back(sampler, offered):
+    sampler.load(manifest(3))
+    with pytest.raises(ModelError, match=f"version {offered} .* version 3"):
+        sampler.load(manifest(offered))
+    assert sampler.version == 3
+
+
+def test_a_prompt_without_room_for_a_whole_answer_is_dropped_with_a_reason(sampler):
+    prompts = [prompt("fits", 8), prompt("long", 9), prompt("empty", 0)]
+    rollouts, summary = sampler.roll(prompts, SamplingSpec(max_tokens=4))
+    assert [r.prompt_id for r in rollouts] == ["fits"]
+    assert [(d.prompt_id, d.stage, d.reason) for d in summary.dropped] == [
+        ("long", "rollout", "no room for an answer"),
+        ("empty", "rollout", "empty prompt"),
+    ]
+    assert "9 prompt tokens + 4 answer tokens > 12" in summary.dropped[0].detail
+    assert summary.metrics["rollout/dropped"][0] == 2
+
+
+def test_a_batch_of_which_nothing_is_left_is_no_error(sampler):
+    rollouts, summary = sampler.roll([prompt("long", 50)], SamplingSpec(max_tokens=4))
+    assert rollouts == []
+    assert len(summary) == 0
+    assert means(summary.metrics) == {"rollout/dropped": 1}
+
+
+def test_the_figures_of_two_batches_add_up(sampler):
+    spec = SamplingSpec(max_tokens=4, samples=2, teacher_mix=0.5)
+    one = sampler.roll([prompt("a", 5)], spec)[1]
+    two = sampler.roll([prompt("b", 5), prompt("c", 5)], spec)[1]
+    found = means(merge([one.metrics, two.metrics]))
+    assert found["rollout/answer_tokens"] == 3.5
+    assert found["rollout/eos_rate"] == 0.5
+    assert found["rollout/weight_mean"] == pytest.approx(2)
+    assert found["rollout/sampled_kl"] == pytest.approx(3)
+    assert found["rollout/tokens_per_s"] == pytest.approx(21 / (one.seconds + two.seconds))
+
+
+def test_without_a_teacher_nothing_is_said_about_it(sampler):
+    summary = sampler.roll([prompt("a", 5)], SamplingSpec(max_tokens=4))[1]
+    assert "rollout/sampled_kl" not in summary.metrics
