@@ -32,12 +32,11 @@ class LearnerGroup:
     def __init__(self, config: RunConfig, vocabulary: int, options: Callable[[int], dict[str, Any]]):
         self._config, self._steps = config, 0
         world = config.learner.ranks
-        self._names = [f"learner-{rank}" for rank in range(world)]
+        chosen = [{"name": f"learner-{rank}", **options(rank)} for rank in range(world)]
+        self._names = [keywords["name"] for keywords in chosen]
         self._ranks: list[Any] = [
-            LearnerActor.options(**{"name": name, **options(rank)}).remote(
-                name, rank, world, config, vocabulary
-            )
-            for rank, name in enumerate(self._names)
+            LearnerActor.options(**keywords).remote(keywords["name"], rank, world, config, vocabulary)
+            for rank, keywords in enumerate(chosen)
         ]
         self._lost: PartLost | None = None
         address, port = self._collect([self._ranks[0].place.remote()], self._timeout_s)[0]
