@@ -18,6 +18,7 @@ DOORS: dict[str, set[str]] = {
     "vllm": {
         "actors/mixture_model",
         "actors/mixture_sampler",
+        "actors/rollout_actor",  # tells the log which version answers
         "actors/vllm_engine",
         "actors/vllm_weights",
     },
