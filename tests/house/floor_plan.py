@@ -22,8 +22,8 @@ DOORS: dict[str, set[str]] = {
         "actors/vllm_engine",
         "actors/vllm_weights",
     },
-    "deepspeed": {"learner/deepspeed_engine", "learner/checkpoint"},
-    "ray": {"actors/pool", "actors/vllm_weights", "learner/group", "deploy/"},
+    "deepspeed": {"learner/deepspeed_engine"},
+    "ray": {"actors/pool", "learner/group", "deploy/"},
 }
 
 MOST_LINES = 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -65,6 +66,30 @@ def test_a_module_without_an_opening_sentence_is_caught():
 )
 def test_what_the_rules_allow_is_not_caught(path: str, line: str):
     assert plan.faults(path, f'"""A module."""\n{line}\n') == []
+
+
+def test_no_door_stands_open_for_nobody():
+    uses = {
+        (top, path.removesuffix(".py"))
+        for path, source in FILES.items()
+        for dots, name, _ in plan.imports(ast.parse(source))
+        if not dots and (top := name.split(".")[0]) in plan.DOORS
+    }
+    for library, doors in plan.DOORS.items():
+        for door in doors:
+            assert any(top == library and path.startswith(door) for top, path in uses), (library, door)
+
+
+def test_the_map_names_every_module():
+    written = (ROOT / "docs/architecture.md").read_text().replace("```", "")
+    words = {word for quoted in re.findall(r"`([^`]+)`", written) for word in re.split(r"[^\w]+", quoted)}
+    actors = {path for path in FILES if path.endswith("_actor.py")}
+    stems = {
+        Path(path).stem
+        for path in set(FILES) - actors
+        if not path.endswith("__init__.py") and path.count("/") == 1
+    }
+    assert stems - words == set()
 
 
 def test_no_module_imports_itself_by_way_of_others():
