@@ -156,12 +156,18 @@ def load_tokenizer(model: ModelConfig, key: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ModelError(
             f"{key}.path = {model.path} has no tokenizer that can be read: {_short(fault)}; save the"
             " tokenizer beside the model"
         ) from fault
+    # Where its files are missing, transformers 5.19 makes an empty one for some families.
+    if not set(found.get_vocab()) - set(found.all_special_tokens):
+        raise ModelError(
+            f"{key}.path = {model.path} has no tokenizer files; save the tokenizer beside the model"
+        )
+    return found
 
 
 def shared_vocabulary(

@@ -1,0 +1,299 @@
+"""All that can be found wrong without machines, and the plan of a run that passed: what stands where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import psutil
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from ..common.config import RunConfig
+from ..common.errors import ConfigError, DataError, MinillmError, ModelError
+from . import memory
+from .data import Kept, load_blocks, load_passages, load_prompts
+from .faults import cache_faults, declared, max_tokens, model_faults, resource_faults, where
+from .memory import GIB, MIB, PARTS, Memory
+from .models import ModelFacts, describe_model, load_tokenizer, shared_vocabulary
+from .placement import needs_rollouts, places
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+STORE_SHARE = 0.3
+"""Part of a machine's memory that Ray gives its object store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One kind of process of a run: how many, and what each reserves and holds."""
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run that can start: its models, its vocabulary, and what each process will need."""
+
+    vocabulary: int
+    """Words that student and teacher share; ids are below it."""
+    max_tokens: int
+    """Most tokens of a prompt and its answer, in training or measuring."""
+    student: ModelFacts
+    teacher: ModelFacts | None
+    processes: tuple[Process, ...]
+    store: Memory
+    """Ray's object store, on all machines together."""
+    where: str
+    """The machine or cluster that the run stands on."""
+    records: dict[str, int]
+    """Usable records by data set, and blocks of text."""
+    notes: tuple[str, ...]
+    """What is not wrong, but worth knowing before the start."""
+
+
+def check_run(config: RunConfig) -> Plan:
+    """Look at settings, models, tokenizers, data and declared machines; nothing is started or reserved.
+
+    Raises ConfigError, ModelError or DataError; a ConfigError that lists them if they are of several kinds.
+    """
+    found: list[MinillmError] = []
+    faults = config.faults() + resource_faults(config)
+    student = _try(found, describe_model, config.student, "student")
+    teacher = _try(found, describe_model, config.teacher, "teacher") if config.teacher else None
+    tokenizer = _try(found, load_tokenizer, config.student, "student")
+    for key, facts in (("student", student), ("teacher", teacher)):
+        faults += model_faults(config, key, facts) if facts is not None else []
+    vocabulary = None
+    if student is not None and (teacher is not None or config.teacher is None):
+        faults += cache_faults(config, student, teacher)
+        if tokenizer is not None:
+            vocabulary = _try(found, _vocabulary, config, student, teacher, tokenizer)
+    records, notes = _Look(config, tokenizer, found).at_all() if tokenizer is not None else ({}, [])
+    if faults:
+        found.insert(0, ConfigError(*faults))
+    if found:
+        raise _together(found)
+    assert student is not None, "no fault, so there is a student"
+    assert vocabulary is not None, "no fault, so there is a vocabulary"
+    return _plan(config, student, teacher, vocabulary, records, notes)
+
+
+def _try(found: list[MinillmError], action: Callable[..., T], *given: object) -> T | None:
+    try:
+        return action(*given)
+    except MinillmError as fault:
+        found.append(fault)
+        return None
+
+
+def _together(found: Sequence[MinillmError]) -> MinillmError:
+    """One error for all: of their own kind if they are of one, else a ConfigError that lists them."""
+    if len(found) == 1:
+        return found[0]
+    lines: list[str] = []
+    for fault in found:
+        lines += fault.faults if isinstance(fault, ConfigError) else [str(fault)]
+    for kind in (ModelError, DataError):
+        if all(isinstance(fault, kind) for fault in found):
+            return kind("\n  ".join(lines))
+    return ConfigError(*lines)
+
+
+def _vocabulary(
+    config: RunConfig, student: ModelFacts, teacher: ModelFacts | None, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    theirs = load_tokenizer(config.teacher, "teacher") if config.teacher else None
+    return shared_vocabulary(student, teacher, tokenizer, theirs)
+
+
+class _Look:
+    """Loads all data once: how many records can be used, and what is worth knowing of them."""
+
+    def __init__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, found: list[MinillmError]):
+        self._config, self._tokenizer, self._found = config, tokenizer, found
+        self._records: dict[str, int] = {}
+        self._notes: list[str] = []
+
+    def at_all(self) -> tuple[dict[str, int], list[str]]:
+        config = self._config
+        self._at("train", load_prompts if config.samples_answers else load_passages)
+        if config.data.validation is not None:
+            by_loss = config.validation.metric == "loss"
+            kept = self._at("validation", load_passages if by_loss else load_prompts)
+            if kept is not None and not by_loss:
+                self._check_metric(kept)
+        if config.data.heldout is not None:
+            self._at("heldout", load_prompts)
+        if config.text is not None:
+            blocks = _try(self._found, load_blocks, config, self._tokenizer)
+            self._records |= {"text": len(blocks)} if blocks is not None else {}
+        self._compare_with_a_set()
+        return self._records, self._notes
+
+    def _at(self, name: str, load: Callable[..., Kept]) -> Kept | None:
+        kept = _try(self._found, load, self._config, name, self._tokenizer)
+        if kept is not None:
+            self._records[name] = len(kept)
+            if kept.dropped:
+                count = len(kept.dropped)
+                reasons = ", ".join(sorted({drop.reason for drop in kept.dropped}))
+                self._notes.append(f"data.{name}: {count} records are dropped ({reasons})")
+        return kept
+
+    def _check_metric(self, prompts: Kept) -> None:
+        """Whether validation.metric can be measured on these prompts."""
+        bare = sum(not prompt.references for prompt in prompts)
+        metric = self._config.validation.metric
+        share = f"{bare} of {len(prompts)} prompts of data.validation"
+        if metric == "rouge_l" and bare:
+            self._found.append(
+                DataError(
+                    f"validation.metric = rouge_l needs right answers, and {share} have none; set"
+                    " validation.metric=reverse_kl, or name their column in data.validation.output"
+                )
+            )
+        elif metric == "auto" and bare and self._config.teacher is None:
+            self._found.append(
+                DataError(
+                    f"validation.metric = auto has nothing to measure: {share} have no right answer, and"
+                    " there is no teacher; name their column in data.validation.output, or set teacher.path"
+                )
+            )
+
+    def _compare_with_a_set(self) -> None:
+        rollout, have = self._config.rollout, self._records.get("train")
+        need = rollout.answers // (rollout.samples if self._config.samples_answers else 1)
+        if have is not None and have < need:
+            self._notes.append(f"a set takes {need} records, data.train has {have}: some come twice in it")
+
+
+def _plan(
+    config: RunConfig,
+    student: ModelFacts,
+    teacher: ModelFacts | None,
+    vocabulary: int,
+    records: dict[str, int],
+    notes: list[str],
+) -> Plan:
+    needs = {
+        "learner": memory.learner_memory(config, student, teacher, vocabulary),
+        "rollout": memory.rollout_memory(config, student, teacher, vocabulary),
+    } | ({"teacher": memory.teacher_memory(config, teacher)} if teacher else {})
+    standing = places(config, os.cpu_count() or 1)
+    processes = [
+        Process(
+            role=one.role,
+            count=sum(p.role == one.role for p in standing),
+            cpus=one.cpus,
+            gpus=one.gpus,
+            threads=one.threads,
+            memory=needs[one.role],
+        )
+        for one in {p.role: p for p in standing}.values()
+    ]
+    writer = Process(
+        role="writer",
+        count=1,
+        cpus=config.cluster.writer_cpus,
+        gpus=0,
+        threads=1,
+        memory=memory.writer_memory(),
+    )
+    plan = Plan(
+        vocabulary=vocabulary,
+        max_tokens=max_tokens(config),
+        student=student,
+        teacher=teacher,
+        processes=(*processes, writer),
+        store=memory.store_memory(config, student, teacher, vocabulary),
+        where=where(config.cluster),
+        records=records,
+        notes=(),
+    )
+    return replace(plan, notes=(*notes, *_memory_notes(config, plan)))
+
+
+def _memory_notes(config: RunConfig, plan: Plan) -> list[str]:
+    notes: list[str] = []
+    if needs_rollouts(config):
+        at_once = memory.cache_tokens(config, plan.student, plan.teacher) // plan.max_tokens
+        if at_once < config.rollout.max_sequences:
+            notes.append(
+                f"rollout.cache_gib = {config.rollout.cache_gib:g} holds {at_once} of the longest answers at"
+                f" a time, rollout.max_sequences = {config.rollout.max_sequences}"
+            )
+    if plan.where != "a local Ray cluster" or declared(config.cluster) is None:
+        return notes
+    have = psutil.virtual_memory().total
+    need = plan.store.total + sum(p.count * p.memory.total for p in plan.processes if not p.gpus)
+    if need > have:
+        notes.append(
+            f"all processes need about {need / GIB:.1f} GiB, and this machine has {have / GIB:.1f}: use"
+            " bfloat16 or smaller models, fewer actors, or a smaller learner.micro_batch"
+        )
+    if plan.store.total > STORE_SHARE * have:
+        notes.append(
+            f"the object store needs about {plan.store.total / GIB:.1f} GiB, and Ray gives it"
+            f" {STORE_SHARE * have / GIB:.1f}: lower rollout.answers, or set"
+            " scoring.hidden_precision=bfloat16"
+        )
+    return notes
+
+
+def render(plan: Plan) -> RenderableType:
+    """The plan as a person reads it, in 80 columns."""
+    columns = ("", "parameters", "layers", "width", "vocabulary", "context")
+    models = Table(*columns, box=None, pad_edge=False)
+    models.add_column("path", overflow="fold")
+    for name, facts in (("student", plan.student), ("teacher", plan.teacher)):
+        if facts is not None:
+            sizes = (facts.parameters, facts.layers, facts.hidden, facts.vocabulary)
+            models.add_row(name, *(f"{n:,}" for n in sizes), str(facts.context or "any"), facts.path)
+    everything = plan.store.total + sum(p.count * p.memory.total for p in plan.processes)
+    records = ", ".join(f"{count:,} {name}" for name, count in plan.records.items())
+    return Group(
+        models,
+        "",
+        _process_table(plan),
+        f"About {everything / GIB:.2f} GiB in all. Parameters are counted, activations estimated; a learner's"
+        " teacher is the teacher's output layer alone; buckets are those of rank 0.",
+        f"Records: {records}. Words that the models share: {plan.vocabulary:,}. Longest prompt with answer:"
+        f" {plan.max_tokens} tokens.",
+        *(f"[yellow]Note:[/] {note}." for note in plan.notes),
+    )
+
+
+def _process_table(plan: Plan) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.title, table.title_justify = f"On {plan.where}: what each process reserves and holds", "left"
+    table.add_column("each", no_wrap=True)
+    for process in plan.processes:
+        table.add_column(f"{process.count} x {process.role}", justify="right", no_wrap=True)
+    table.add_column("object store", justify="right", no_wrap=True)
+    table.add_row("CPUs", *(f"{p.cpus:g}" for p in plan.processes))
+    if any(p.gpus for p in plan.processes):
+        table.add_row("GPUs", *(f"{p.gpus:g}" for p in plan.processes))
+    table.add_row("threads", *(str(p.threads) for p in plan.processes), end_section=True)
+    held = [p.memory for p in plan.processes] + [plan.store]
+    for part in PARTS:
+        table.add_row(part, *(_size(m.parts.get(part, 0)) for m in held))
+    table.add_section()
+    table.add_row("together", *(_size(m.total) for m in held))
+    return table
+
+
+def _size(num_bytes: int) -> str:
+    if not num_bytes:
+        return ""
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:.0f} MiB"
