@@ -14,36 +14,52 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 BLOCK = 256
-"""Tokens whose mass is summed before a draw looks inside."""
+"""Tokens looked at together."""
 
 
 def temper(logits: Tensor, temperature: float) -> Tensor:
     """Log-probs [N, V] of logits [N, V] at a temperature above 0, in float32."""
-    return torch.log_softmax(logits.float() / temperature, -1)
+    logits = logits.float()
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, -1)
 
 
 def truncate(log_probs: Tensor, top_p: float = 1.0, top_k: int = 0) -> Tensor:
     """Log-probs [N, V] cut to their best tokens and renormalised; -inf on the rest.
 
     First the `top_k` best are kept (0 = all), then, of what is left, the smallest set of best tokens
-    whose mass reaches `top_p`; never fewer than one. Among equals the order of `torch.sort` decides.
+    whose mass reaches `top_p`; never fewer than one. Among equals the order of `torch.topk` decides.
     """
     words = log_probs.shape[-1]
-    top_k = min(top_k, words) if top_k > 0 else words
-    if top_k == words and top_p >= 1:
+    if 0 < top_k < words:
+        best, ids = torch.topk(log_probs, top_k, -1)
+        best = best - best.logsumexp(-1, keepdim=True)
+    elif top_p < 1:
+        best, ids = _enough(log_probs, top_p)
+    else:
         return log_probs
-    best, ids = torch.topk(log_probs, top_k, -1)
-    best = best - best.logsumexp(-1, keepdim=True)
     if top_p < 1:
         mass = best.exp()
-        mass_before = mass.cumsum(-1) - mass
-        beyond = mass_before >= top_p
+        beyond = mass.cumsum(-1) - mass >= top_p
         beyond[..., 0] = False
         best = best.masked_fill(beyond, -torch.inf)
         best = best - best.logsumexp(-1, keepdim=True)
     return torch.full_like(log_probs, -torch.inf).scatter(-1, ids, best)
+
+
+def _enough(log_probs: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    # The best tokens, sorted, so many that they hold the mass in every row: seldom the whole vocabulary,
+    # which takes ten times as long to sort.
+    words = log_probs.shape[-1]
+    count = BLOCK
+    while count < words:
+        best, ids = torch.topk(log_probs, count, -1)
+        if bool((best.exp().sum(-1) >= mass).all()):
+            return best, ids
+        count *= 8
+    return torch.topk(log_probs, words, -1)
 
 
 def warp(logits: Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> Tensor:
@@ -69,23 +85,22 @@ def mix(log_q: Tensor, log_p: Tensor, alpha: float) -> Tensor:
     return torch.logaddexp(log_q + math.log1p(-alpha), log_p + math.log(alpha))
 
 
-def draw(log_probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Token ids [N] drawn from log-probs [N, V] with one uniform number of [0, 1) each, [N] float64.
+def draw(mass: Tensor, uniforms: Tensor) -> Tensor:
+    """Token ids [N] drawn from mass [N, V] with one uniform number of [0, 1) each, [N] float64.
 
-    The inverse of the cumulative distribution, summed in float64 block by block: a token of no mass is
-    never drawn, and one number per row decides, so that a row's draw does not depend on its neighbours.
+    Rows need not add up to 1. The inverse of the cumulative distribution, looked up block by block: a
+    token of no mass is never drawn, and one number per row decides, so that a row's draw does not
+    depend on its neighbours.
     """
-    rows, words = log_probs.shape
+    words = mass.shape[-1]
     block = min(BLOCK, words)
-    probs = log_probs.new_zeros(rows, -(-words // block) * block, dtype=torch.float32)
-    torch.exp(log_probs, out=probs[:, :words])
-    blocks = probs.view(rows, -1, block)
-    mass = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    target = _below(uniforms.to(mass.device) * mass[:, -1], mass[:, -1])
-    which = (mass <= target[:, None]).sum(-1)
-    mass_before = torch.nn.functional.pad(mass, (1, 0)).gather(-1, which[:, None])[:, 0]
-    inside = blocks[torch.arange(rows, device=which.device), which].double().cumsum(-1)
-    rest = _below(target - mass_before, inside[:, -1])
+    blocks = functional.pad(mass, (0, -words % block)).unflatten(-1, (-1, block))
+    sums = blocks.sum(-1).double().cumsum(-1)
+    target = _below(uniforms.to(mass.device) * sums[:, -1], sums[:, -1])
+    which = (sums <= target[:, None]).sum(-1)
+    before = functional.pad(sums, (1, 0)).gather(-1, which[:, None])[:, 0]
+    inside = blocks[torch.arange(len(mass), device=mass.device), which].double().cumsum(-1)
+    rest = _below(target - before, inside[:, -1])
     return which * block + (inside <= rest[:, None]).sum(-1)
 
 
@@ -95,24 +110,36 @@ def _below(value: Tensor, bound: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """One step's distributions [N, V]: what is drawn from, and what each network thinks."""
+class Network:
+    """One network's distributions [N, V] in a step."""
 
-    behaviour: Tensor
-    """log p~ after temperature, top-k and top-p; -inf for what cannot be drawn."""
-    student: Tensor
-    """log q at the sampling temperature, uncut: finite wherever the logits are."""
-    teacher: Tensor | None
-    """log p, likewise; None where alpha is 0."""
+    log_probs: Tensor
+    """At the sampling temperature, uncut: finite wherever the logits are."""
+    warped: Tensor
+    """What the network puts into the mixture; -inf for what it cannot draw."""
 
-    def of(self, ids: Tensor) -> Tensor:
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step's tokens are drawn from."""
+
+    mass: Tensor  # [N, V] p~
+    alpha: float
+    student: Network
+    teacher: Network | None
+    """None where alpha is 0."""
+
+    def log_probs(self, ids: Tensor) -> Tensor:
         """log p~, log q and log p of one token per row, [N, 3]; NaN where there is no teacher."""
-        picked = [rows.gather(-1, ids[:, None]) for rows in (self.behaviour, self.student)]
+
+        def of(rows: Tensor) -> Tensor:
+            return rows.gather(-1, ids[:, None])
+
+        log_q = of(self.student.log_probs)
         if self.teacher is None:
-            picked.append(torch.full_like(picked[0], torch.nan))
-        else:
-            picked.append(self.teacher.gather(-1, ids[:, None]))
-        return torch.cat(picked, -1)
+            return torch.cat([of(self.student.warped), log_q, torch.full_like(log_q, torch.nan)], -1)
+        mixed = mix(of(self.student.warped), of(self.teacher.warped), self.alpha)
+        return torch.cat([mixed, log_q, of(self.teacher.log_probs)], -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,17 +157,20 @@ class Mixture:
     top_p: float = 1.0
     top_k: int = 0
 
-    def rows(self, student_logits: Tensor, teacher_logits: Tensor | None = None) -> Rows:
-        """The step's distributions from both networks' logits [N, V]; the teacher's may miss at alpha 0."""
-        log_q, warped_q = self._one(student_logits)
-        if self.teacher_mix == 0 or teacher_logits is None:
-            assert self.teacher_mix == 0, "a mixture needs the teacher's logits"
-            return Rows(warped_q, log_q, None)
-        log_p, warped_p = self._one(teacher_logits)
-        return Rows(mix(warped_q, warped_p, self.teacher_mix), log_q, log_p)
+    def step(self, student_logits: Tensor, teacher_logits: Tensor | None = None) -> Step:
+        """The step's distributions from both networks' logits [N, V]; the teacher's are None at alpha 0."""
+        alpha, student = self.teacher_mix, self._warp(student_logits)
+        if teacher_logits is None:
+            assert alpha == 0, "a mixture needs the teacher's logits"
+            return Step(student.warped.exp(), alpha, student, None)
+        teacher = self._warp(teacher_logits)
+        # The sum itself, not the exponential of `mix`, which costs several times as much for a whole
+        # vocabulary and tells only of tokens that are hardly ever drawn.
+        mass = student.warped.exp().mul_(1 - alpha).add_(teacher.warped.exp(), alpha=alpha)
+        return Step(mass, alpha, student, teacher)
 
-    def _one(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _warp(self, logits: Tensor) -> Network:
         if self.temperature == 0:
-            return temper(logits, 1.0), warp(logits, 0.0)
+            return Network(temper(logits, 1.0), warp(logits, 0.0))
         log_probs = temper(logits, self.temperature)
-        return log_probs, truncate(log_probs, self.top_p, self.top_k)
+        return Network(log_probs, truncate(log_probs, self.top_p, self.top_k))

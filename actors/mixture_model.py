@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .mixing import Mixture, Rows
+from .mixing import Mixture, Step
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -58,8 +58,8 @@ class TeacherMixedForCausalLM(nn.Module):
         block = vllm_config.model_config.hf_config.teacher_mix
         self.vocabulary: int = block["vocabulary"]
         self.mixture = Mixture()
-        self.rows: Rows | None = None
-        """The last step's distributions, for the sampler to look up what it drew."""
+        self.step: Step | None = None
+        """The distributions of the step under way, for the sampler to look up what it drew."""
         self._student_width = 0
         self.student = _network(vllm_config, prefix, "student", block["student"])
         self.teacher = None
@@ -89,14 +89,17 @@ class TeacherMixedForCausalLM(nn.Module):
         return torch.cat([hidden, self.teacher(input_ids, positions)], -1)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """log p~ [N, vocabulary]; tokens beyond the common vocabulary do not exist here."""
+        """p~ [N, vocabulary] for `MixtureSampler`, which draws from it: no logits, whatever the name.
+
+        Tokens beyond the common vocabulary do not exist here.
+        """
         width = self._student_width
         student_logits = self._logits(self.student, hidden[:, :width])
         teacher_logits = None
         if hidden.shape[-1] > width:
             teacher_logits = self._logits(self.teacher, hidden[:, width:])
-        self.rows = self.mixture.rows(student_logits, teacher_logits)
-        return self.rows.behaviour
+        self.step = self.mixture.step(student_logits, teacher_logits)
+        return self.step.mass
 
     def _logits(self, network: Any, hidden: Tensor) -> Tensor:
         return network.compute_logits(hidden.contiguous())[:, : self.vocabulary]

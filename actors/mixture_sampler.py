@@ -42,19 +42,18 @@ class MixtureSampler:
         self._steps = []
 
     def __call__(self, logits: Tensor, sampling_metadata: Any, **_: Any) -> SamplerOutput:
-        """One token for each row of log p~ [N, V].
+        """One token for each row of what the model's `compute_logits` gave, p~ [N, V].
 
         Every row is a token that its answer keeps: prompts come whole, so none is drawn on the way, and
         a preempted answer goes on where it was. `finish` lets the engine check it.
         """
-        rows = self._model.rows
-        assert rows is not None, "the model runs before the sampler"
-        self._model.rows = None
+        step, self._model.step = self._model.step, None
+        assert step is not None, "the model runs before the sampler"
         which = np.array([self._answers[request] for request in self._request_ids()], np.intp)
         uniforms = torch.from_numpy(self._numbers[which, self._lengths[which]])
         self._lengths[which] += 1
         drawn = draw(logits, uniforms)
-        self._steps.append((which, drawn, rows.of(drawn)))
+        self._steps.append((which, drawn, step.log_probs(drawn)))
         return SamplerOutput(sampled_token_ids=drawn.to(torch.int32)[:, None], logprobs_tensors=None)
 
     def finish(self) -> list[tuple[Ids, Floats]]:

@@ -59,8 +59,8 @@ class EngineProcess:
         """Load a manifest whose references are keys of `buckets`."""
         self._pool.submit(_load, manifest, buckets).result()
 
-    def forwards(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[int, int]:
-        """How often the student and the teacher ran while these prompts were answered."""
+    def forwards(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:
+        """Tokens of each forward of the student, and of the teacher, while these prompts were answered."""
         return self._pool.submit(_forwards, prompts, spec).result()
 
     def forget(self) -> None:
@@ -112,21 +112,17 @@ def _load(manifest: WeightManifest, buckets: dict[int, Any]) -> None:
     _engine.load(manifest, buckets.__getitem__)
 
 
-def _forwards(prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[int, int]:
-    counts = [0, 0]
-
-    def counter(which: int) -> Any:
-        def count(*_: Any) -> None:
-            counts[which] += 1
-
-        return count
-
-    networks = (_engine.model.student, _engine.model.teacher)
-    hooks = [network.register_forward_hook(counter(i)) for i, network in enumerate(networks)]
+def _forwards(prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:
+    student: list[int] = []
+    teacher: list[int] = []
+    hooks = [
+        network.register_forward_pre_hook(lambda _, args, into=into: into.append(len(args[0])))
+        for network, into in ((_engine.model.student, student), (_engine.model.teacher, teacher))
+    ]
     _engine.generate(prompts, spec)
     for hook in hooks:
         hook.remove()
-    return counts[0], counts[1]
+    return student, teacher
 
 
 def some_prompts(count: int = 5) -> list[Prompt]:

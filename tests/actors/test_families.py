@@ -27,8 +27,8 @@ def largest_gap(engine, models, spec):
     for number, answer in enumerate(engine.call("generate", prompts, spec)):
         prompt = prompts[number // spec.samples].token_ids
         logits = [reference_logits(model, prompt, answer.answer_ids) for model in models]
-        want = mixture.rows(*logits[: 2 if spec.teacher_mix else 1])
-        want = want.of(torch.from_numpy(answer.answer_ids).long()).numpy()
+        want = mixture.step(*logits[: 2 if spec.teacher_mix else 1])
+        want = want.log_probs(torch.from_numpy(answer.answer_ids).long()).numpy()
         got = [answer.behaviour_logprobs, answer.student_logprobs, answer.mixed_teacher_logprobs]
         for column, values in enumerate(got):
             if values is not None:
