@@ -73,9 +73,7 @@ def save(engine: Saves, folder: Path, *, step: int, rank: int, world: int) -> No
     if rank == 0:
         marker = {"step": step, "ranks": world, "zero_stage": engine.stage}
         (aside / MARKER).write_text(json.dumps(marker) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
+        _put_in_place(aside, folder)
     engine.all_gather("renamed")
 
 
@@ -116,9 +114,7 @@ def export_student(engine: Saves, folder: Path, start: ModelConfig, *, rank: int
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _write_student(engine, aside, state, start)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
+        _put_in_place(aside, folder)
     engine.all_gather("exported")
 
 
@@ -140,6 +136,16 @@ def adopt(engine: Saves, folder: Path, *, rank: int) -> None:
                 with safe_open(where[name], "pt") as file:
                     tensor.copy_(file.get_tensor(name))
     engine.parameters_changed()
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """At no moment is there neither the old folder nor the new one on disk."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(aside, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_student(engine: Saves, folder: Path, state: dict[str, Tensor], start: ModelConfig) -> None:

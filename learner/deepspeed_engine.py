@@ -88,9 +88,9 @@ class DeepSpeedEngine:
 
         self.device = device
         self._zero = deepspeed.zero
-        self.stage = _stage(learner)
+        self.stage = zero_stage(learner)
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
-        self.student = _load(model, learner, dropout=dropout)
+        self.student = load_student(model, learner, dropout=dropout)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
         module = _Module(self.student, head)
@@ -195,7 +195,8 @@ class DeepSpeedEngine:
         dist.destroy_process_group()
 
 
-def _stage(learner: LearnerConfig) -> int:
+def zero_stage(learner: LearnerConfig) -> int:
+    """The ZeRO stage that these settings run at; ConfigError where there is none."""
     if learner.offload == "cpu" and learner.zero_stage == 0:
         raise ConfigError(
             "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3",
@@ -205,7 +206,8 @@ def _stage(learner: LearnerConfig) -> int:
     return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
 
 
-def _load(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
+def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
+    """The student to train, whole, on the CPU; without `dropout` it answers alike in training mode."""
     config = AutoConfig.from_pretrained(model.path, revision=model.revision)
     if not dropout:
         _switch_dropout_off(config)

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from minillm_ray.common.config import LearnerConfig, ModelConfig
+from minillm_ray.common.errors import ConfigError
 from minillm_ray.common.messages import Rollout
 from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.batching import pad_answers
+from minillm_ray.learner.deepspeed_engine import load_student, zero_stage
 from minillm_ray.learner.objective import advantage_moments, token_constants, token_loss
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,
@@ -27,6 +30,7 @@ from minillm_ray.tests.learner.worlds import (
     train,
     train_in_halves,
 )
+from minillm_ray.tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.ray
 SGD = {"name": "sgd", "lr": 0.1, "betas": (0.0, 0.0), "weight_decay": 0.0, "clip_norm": 0.0}
@@ -196,3 +200,23 @@ def test_a_learner_that_goes_on_from_a_checkpoint_was_never_stopped(
     for losses, again, step in worlds[2].run(train_in_halves, config, scene, tmp_path / "kept"):
         assert step == 2
         assert again == losses[2:]
+
+
+def test_dropout_is_off_where_the_student_must_be_the_one_that_sampled(tmp_path: Path) -> None:
+    path = tiny_model("gpt2", tmp_path)
+    ids = torch.arange(3, 19)[None]
+    for dropout in (False, True):
+        for checkpointing in (False, True):
+            settings = LearnerConfig(gradient_checkpointing=checkpointing)
+            student = load_student(ModelConfig(path=str(path)), settings, dropout=dropout).train()
+            assert torch.equal(student(ids).logits, student(ids).logits) is not dropout
+
+
+def test_offload_without_zero_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match=r"learner\.offload = cpu .* set learner\.zero_stage to 1, 2 or 3"):
+        zero_stage(LearnerConfig(offload="cpu"))
+    assert zero_stage(LearnerConfig(offload="cpu", zero_stage=2)) == 2
+
+
+def test_bfloat16_never_adds_gradients_up_in_bfloat16() -> None:
+    assert [zero_stage(LearnerConfig(precision="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
