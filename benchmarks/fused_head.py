@@ -23,8 +23,9 @@ from pathlib import Path
 
 import torch
 from minillm_ray.common.heads import Head
+from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.fused_head import fused_loss
-from minillm_ray.learner.objective import ObjectiveSettings, TokenConstants, answer_loss
+from minillm_ray.learner.objective import TokenConstants, answer_loss
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results" / "fused_head.json"
@@ -49,7 +50,7 @@ class Problem:
             student_logprobs=logprobs,
             prefix_weight=torch.ones(tokens),
         )
-        self.loss = answer_loss(ObjectiveSettings(clip="none"), self.constants)
+        self.loss = answer_loss(ObjectiveConfig(clip="none"), self.constants)
 
     def plain(self) -> Tensor:
         """All logits at once, and autograd."""

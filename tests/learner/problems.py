@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 
 import torch
 from minillm_ray.common.heads import Head
+from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.fused_head import FusedLoss, fused_loss
 from minillm_ray.learner.objective import (
     Answers,
-    ObjectiveSettings,
     advantage_moments,
     answer_divergence,
     answer_loss,
@@ -20,6 +20,13 @@ from minillm_ray.learner.objective import (
 )
 from minillm_ray.learner.returns import merged
 from torch import Tensor
+
+PAPER, REFERENCE = ObjectiveConfig(), ObjectiveConfig(preset="reference")
+
+
+def changed(settings: ObjectiveConfig, **changes: object) -> ObjectiveConfig:
+    """The same settings but for these, checked anew."""
+    return ObjectiveConfig.model_validate({**settings.model_dump(), **changes})
 
 
 @dataclass(kw_only=True, eq=False)
@@ -101,8 +108,9 @@ def _drawn(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
 
 def batch_loss(
     batch: Batch,
-    settings: ObjectiveSettings,
+    settings: ObjectiveConfig,
     *,
+    temperature: float = 1.0,
     splits: list[Tensor] | None = None,
     slots: int | None = None,
     weights: Tensor | None = None,
@@ -122,7 +130,7 @@ def batch_loss(
     for rows, part in parts:
         mask, current = part.answers.mask, None
         if needs_current_logprobs(settings):
-            current = _drawn(part.student.logits(part.hidden), part.ids, settings.temperature).detach()
+            current = _drawn(part.student.logits(part.hidden), part.ids, temperature).detach()
         loss = answer_loss(settings, token_constants(part.answers, settings, statistics, current)[mask])
         if weights is not None:
             loss = _weighted(loss, weights[rows][:, None].expand(mask.shape)[mask])
@@ -135,7 +143,7 @@ def batch_loss(
             teacher_hidden=part.teacher_hidden[mask],
             teacher=part.teacher,
             divergence=answer_divergence(settings),
-            temperature=settings.temperature,
+            temperature=temperature,
             chunk_tokens=chunk_tokens,
         )
         total = total + result.loss
@@ -207,7 +215,7 @@ class CountableModel:
         return self._flat((log_q.exp() * (log_q - log_p)).sum())
 
     def expected_gradient(
-        self, settings: ObjectiveSettings, *, mix: float, sampled_by: Tensor | None = None
+        self, settings: ObjectiveConfig, *, mix: float, sampled_by: Tensor | None = None
     ) -> Tensor:
         """The mean, over all answers of the mixture, of the gradient that the learner would take.
 
@@ -229,7 +237,9 @@ class CountableModel:
             student=self.student,
             teacher=self.teacher,
         )
-        return self._flat(batch_loss(batch, settings, weights=self.of_answers(mixed).exp())[0])
+        return self._flat(
+            batch_loss(batch, settings, temperature=self.temperature, weights=self.of_answers(mixed).exp())[0]
+        )
 
     def _flat(self, loss: Tensor) -> Tensor:
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, self.parameters)])

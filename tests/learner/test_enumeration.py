@@ -6,7 +6,7 @@ exact probability of each answer; equation numbers are those of arXiv:2306.08543
 
 import pytest
 import torch
-from minillm_ray.learner.objective import ObjectiveSettings
+from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.tests.learner.problems import CountableModel
 from torch import Tensor
 
@@ -17,8 +17,8 @@ SEEDS = range(4)
 TEMPERATURES = (0.7, 1.0, 1.6)
 
 
-def settings(**changes) -> ObjectiveSettings:
-    return ObjectiveSettings(**{**BARE, **changes})
+def settings(**changes) -> ObjectiveConfig:
+    return ObjectiveConfig.model_validate({**BARE, **changes})
 
 
 def miss(found: Tensor, exact: Tensor) -> float:
@@ -36,7 +36,7 @@ def test_all_answers_together_have_probability_one(seed: int):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_equation_2_is_the_exact_gradient(seed: int, temperature: float):
     model = CountableModel(seed=seed, temperature=temperature)
-    equation_2 = settings(single_step=False, advantage="from_current", temperature=temperature)
+    equation_2 = settings(single_step=False, advantage="from_current")
     assert miss(model.expected_gradient(equation_2, mix=0.0), model.exact_gradient()) < TINY
 
 
@@ -44,7 +44,7 @@ def test_equation_2_is_the_exact_gradient(seed: int, temperature: float):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_equation_3_is_the_exact_gradient(seed: int, temperature: float):
     model = CountableModel(seed=seed, temperature=temperature)
-    equation_3 = settings(temperature=temperature)
+    equation_3 = settings()
     assert miss(model.expected_gradient(equation_3, mix=0.0), model.exact_gradient()) < TINY
 
 
@@ -53,15 +53,12 @@ def test_equation_3_is_the_exact_gradient(seed: int, temperature: float):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_per_decision_weights_are_exact_under_mixing(seed: int, mix: float, temperature: float):
     model = CountableModel(seed=seed, temperature=temperature)
-    both = settings(
-        importance_weight="per_decision", single_step_weight="per_decision", temperature=temperature
-    )
+    both = settings(importance_weight="per_decision", single_step_weight="per_decision")
     assert miss(model.expected_gradient(both, mix=mix), model.exact_gradient()) < TINY
     policy = settings(
         importance_weight="per_decision",
         single_step=False,
         advantage="from_current",
-        temperature=temperature,
     )
     assert miss(model.expected_gradient(policy, mix=mix), model.exact_gradient()) < TINY
 

@@ -5,18 +5,16 @@ and both heads the identity, so the production path sees exactly the recorded lo
 """
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from minillm_ray.common.heads import Head
+from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.fused_head import FusedLoss, fused_loss
 from minillm_ray.learner.objective import (
-    REFERENCE,
     Answers,
-    ObjectiveSettings,
     advantage_moments,
     answer_divergence,
     answer_loss,
@@ -26,6 +24,7 @@ from minillm_ray.learner.objective import (
     unwhitened_advantages,
 )
 from minillm_ray.learner.returns import importance_weights, merged
+from minillm_ray.tests.learner.problems import changed
 from torch import Tensor
 
 FOLDER = Path(os.environ.get("MINILLM_GOLDEN", Path(__file__).parents[1] / "golden"))
@@ -41,11 +40,11 @@ class Golden:
         with np.load(path) as data:
             self.recorded = {name: data[name] for name in data.files}
         hyper = {name[3:]: float(v) for name, v in self.recorded.items() if name.startswith("hp_")}
-        self.settings = replace(
-            REFERENCE,
+        self.temperature = hyper["temperature"]
+        self.settings = ObjectiveConfig(
+            preset="reference",
             gamma=hyper["gamma"],
             clip_range=hyper["cliprange"],
-            temperature=hyper["temperature"],
             reward_scaling=hyper["reward_scaling"],
             reward_clip=hyper["cliprange_reward"],
         )
@@ -54,8 +53,8 @@ class Golden:
         self.first = self.recorded["query_ids"].shape[1] - 1
         student = self.answer_logits("student_logits_at_sampling")
         teacher = self.answer_logits("teacher_logits")
-        log_q = self.drawn(student / self.settings.temperature)
-        log_p = self.drawn(teacher / self.settings.temperature)
+        log_q = self.drawn(student / self.temperature)
+        log_p = self.drawn(teacher / self.temperature)
         mixed = torch.logaddexp(
             np.log1p(-hyper["alpha"]) + log_q, torch.tensor(hyper["alpha"], dtype=log_q.dtype).log() + log_p
         )
@@ -75,7 +74,7 @@ class Golden:
 
     def loss(self, parts: list[slice], **changes: object) -> tuple[float, Tensor, list[FusedLoss]]:
         """(loss, gradient in the full sequence's logits) with the answers split into micro-batches."""
-        settings: ObjectiveSettings = replace(self.settings, **changes)  # pyright: ignore[reportArgumentType]
+        settings = changed(self.settings, **changes)
         answers = [self.part(rows) for rows in parts]
         statistics = merged(advantage_moments(a, settings, self.slots) for a in answers)
         divisor = sum(loss_count(a.lengths, settings) for a in answers)
@@ -95,7 +94,7 @@ class Golden:
                 teacher_hidden=teacher_now[rows][part.mask],
                 teacher=identity,
                 divergence=answer_divergence(settings),
-                temperature=settings.temperature,
+                temperature=self.temperature,
                 chunk_tokens=7,
             )
             result.loss.backward()
