@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -232,7 +233,10 @@ def _start(
         seed=0,
     )
     try:
-        return LLMEngine.from_engine_args(arguments)
+        with warnings.catch_warnings():
+            # vLLM looks through every module that is loaded, and old names in there complain.
+            warnings.simplefilter("ignore", FutureWarning)
+            return LLMEngine.from_engine_args(arguments)
     except ValueError as error:
         if "cache" not in str(error):
             raise
