@@ -298,6 +298,15 @@ class RunConfig(Section):
                 f" learner.batch_size = {learner.batch_size}; try"
                 f" learner.micro_batch={max(1, learner.batch_size // learner.ranks)}"
             )
+        if learner.offload == "cpu" and learner.zero_stage == 0:
+            found.append(
+                "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3"
+            )
+        if learner.optimizer.min_lr > learner.optimizer.lr:
+            found.append(
+                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is above learner.optimizer.lr ="
+                f" {learner.optimizer.lr:g}; try 0"
+            )
         if self.teacher is None and self.objective.kind != "lm":
             found.append(
                 f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"

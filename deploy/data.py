@@ -96,7 +96,9 @@ def load_passages(
         records, _prompt_ids(records, config.data, tokenizer), answers, strict=True
     ):
         if not record.answers:
-            drop = Dropped(prompt_id=record.id, stage="prompts", reason="no_answer")
+            drop = Dropped(
+                prompt_id=record.id, stage="prompts", reason="no_answer", detail="the row has none"
+            )
         elif len(ids) > most_prompt:
             drop = _too_long(record.id, "prompt", len(ids), "data.max_prompt_tokens", most_prompt)
         elif len(answer) + 1 > most_answer:

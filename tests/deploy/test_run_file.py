@@ -99,6 +99,11 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
             "validation.metric=bleu",
             "validation.metric = bleu cannot be; it must be one of auto, rouge_l",
         ),
+        (
+            "learner.offload=cpu",
+            "learner.offload = cpu needs the optimiser in pieces; set",
+        ),
+        ("learner.optimizer.min_lr=1", "learner.optimizer.min_lr = 1 is above learner.optimizer.lr = 5e-06"),
         ("teacher=null", "teacher is missing, and objective.kind = minillm needs it; set teacher.path"),
         ("data.template=plain data.train.messages=chat", "data.train.messages = chat needs a chat template"),
         (
