@@ -86,9 +86,9 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def run_one(way: str, tokens: int, words: int, width: int, steps: int) -> dict[str, float]:
+def run_one(way: str, tokens: int, words: int, width: int, steps: int, threads: int) -> dict[str, float]:
     """One way in this process: rise in bytes, seconds, loss and gradient norms."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads)
     torch.mm(torch.ones(256, 256), torch.ones(256, 256))  # the libraries' own memory is not the loss's
     problem = Problem(tokens, words, width)
     step = problem.plain if way == "plain" else problem.fused
@@ -133,16 +133,18 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=49152)
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--way", choices=["plain", "fused"], help="run one way here; used by the benchmark")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     size = {"tokens": args.tokens, "words": args.words, "width": args.width}
     if args.way:
-        print(json.dumps(run_one(args.way, **size, steps=args.steps)))
+        print(json.dumps(run_one(args.way, **size, steps=args.steps, threads=args.threads)))
         return 0
     ways = {}
     for way in ("plain", "fused"):
-        command = [sys.executable, __file__, "--way", way, "--steps", str(args.steps)]
+        command = [sys.executable, __file__, "--way", way]
+        command += ["--steps", str(args.steps), "--threads", str(args.threads)]
         command += [part for name, value in size.items() for part in (f"--{name}", str(value))]
         run = subprocess.run(command, check=True, capture_output=True, text=True)
         ways[way] = json.loads(run.stdout)
@@ -151,6 +153,7 @@ def main() -> int:
     report = {
         "what": "paper's loss and its gradient in student hidden states and head, float32",
         "size": size,
+        "threads": args.threads,
         **ways,
         "memory_ratio": round(memory, 4),
         "time_ratio": round(seconds, 4),
