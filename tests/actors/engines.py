@@ -43,9 +43,9 @@ class EngineProcess:
         self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
         self._pair: Pair | None = None
 
-    def use(self, pair: Pair, *, fresh: bool = False) -> EngineProcess:
-        """Stand up an engine for these models; `fresh` even if it stands, with weights as on disk."""
-        if fresh or pair != self._pair:
+    def use(self, pair: Pair) -> EngineProcess:
+        """Stand up an engine for these models, with weights as on disk, unless it stands."""
+        if pair != self._pair:
             self._pair = None
             self._pool.submit(_open, pair).result()
             self._pair = pair
@@ -56,16 +56,13 @@ class EngineProcess:
         return self._pool.submit(_call, method, args, kwargs).result()
 
     def load(self, manifest: WeightManifest, buckets: dict[int, Any]) -> None:
-        """Load a manifest whose references are keys of `buckets`."""
+        """Load a manifest whose references are keys of `buckets`; the next `use` makes a new engine."""
+        self._pair = None
         self._pool.submit(_load, manifest, buckets).result()
 
     def forwards(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:
         """Tokens of each forward of the student, and of the teacher, while these prompts were answered."""
         return self._pool.submit(_forwards, prompts, spec).result()
-
-    def forget(self) -> None:
-        """Say that the engine's weights are no longer those on disk."""
-        self._pair = None
 
     def close(self) -> None:
         """End the process."""

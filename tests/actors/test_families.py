@@ -68,7 +68,7 @@ def test_log_probs_equal_transformers_after_two_updates_in_a_row(engines, tmp_pa
 
 
 def test_after_50_updates_the_teacher_is_bit_identical(engines, pair):
-    engine = engines.use(pair, fresh=True)
+    engine = engines.use(pair)
     only_teacher = SamplingSpec(max_tokens=8, teacher_mix=1.0)
     before, checksum = engine.call("generate", some_prompts(), only_teacher), engine.call("teacher_checksum")
     student = reference(pair.student)
@@ -81,7 +81,6 @@ def test_after_50_updates_the_teacher_is_bit_identical(engines, pair):
         assert old.answer_ids.tolist() == new.answer_ids.tolist()
         assert old.mixed_teacher_logprobs.tobytes() == new.mixed_teacher_logprobs.tobytes()
         assert np.abs(old.student_logprobs - new.student_logprobs).max() > 0.01
-    engine.forget()
 
 
 def test_a_changed_teacher_has_another_checksum(engines, pair, tmp_path):
@@ -95,7 +94,7 @@ def test_a_changed_teacher_has_another_checksum(engines, pair, tmp_path):
 
 
 def test_weights_in_bfloat16_arrive_as_they_were_sent(engines, pair):
-    engine = engines.use(pair, fresh=True)
+    engine = engines.use(pair)
     models = reference(pair.student), reference(pair.teacher)
     nudge(models[0], seed=1)
     engine.load(*publish(models[0], 1, dtype="bfloat16"))
@@ -103,7 +102,6 @@ def test_weights_in_bfloat16_arrive_as_they_were_sent(engines, pair):
         for parameter in models[0].parameters():
             parameter.copy_(parameter.bfloat16())
     assert largest_gap(engine, models, MIXED) < 1e-4
-    engine.forget()
 
 
 def test_a_damaged_or_foreign_update_is_refused_and_the_old_weights_stay(engines, pair, tmp_path):
@@ -130,4 +128,3 @@ def test_a_damaged_or_foreign_update_is_refused_and_the_old_weights_stay(engines
     assert largest_gap(engine, models, MIXED) < 1e-4
     engine.load(*publish(changed, 1))
     assert largest_gap(engine, (changed, models[1]), MIXED) < 1e-4
-    engine.forget()
