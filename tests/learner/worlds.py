@@ -39,17 +39,18 @@ class Rank:
 
 
 class World:
-    """So many ranks that have met."""
+    """So many ranks, which meet while the caller goes on."""
 
     def __init__(self, size: int):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
-        ray.get([rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)])
+        self._met = [rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """`function(rank, world, device, *args)` on every rank at once."""
+        ray.get(self._met)
         return ray.get([rank.run.remote(function, *args) for rank in self._ranks])
 
     def end(self) -> None:
