@@ -29,8 +29,8 @@ def alpaca(instruction: str, further: str = "") -> str:
 
 
 def plain(instruction: str, further: str = "") -> str:
-    """The instruction as it is, and its input after an empty line."""
-    return f"{instruction}\n\n{further}" if further else instruction
+    """The instruction as it is, and its input on the next line."""
+    return f"{instruction}\n{further}" if further else instruction
 
 
 class PromptStream(Generic[T]):

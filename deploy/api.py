@@ -19,7 +19,7 @@ from .cluster import cluster
 from .feed import Feed
 from .plots import plot_run
 from .progress import Progress
-from .recorder import Recorder, forget_after, read_metrics
+from .recorder import Recorder, forget_after, read_metrics, summary_of
 from .run_file import load_run, save_resolved
 from .run_folder import RunFolder, State
 from .train import Driver, Result
@@ -50,8 +50,8 @@ def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Con
     with Progress(console) as progress:
         progress.phase("reading data")
         feed = Feed(config)
-        for drop in feed.dropped:
-            progress.say(f"dropped {drop.prompt_id}: {drop.reason} {drop.detail}")
+        for line in summary_of(feed.dropped):
+            progress.say(line)
         progress.phase("starting Ray")
         with cluster(config.cluster) as dashboard:
             if dashboard:
@@ -59,6 +59,8 @@ def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Con
             save_resolved(config, folder.path)
             progress.phase("starting actors")
             recorder = Recorder(folder.path, folder.path.name)
+            for drop in feed.dropped:
+                recorder.dropped(drop)
             try:
                 with cast(config, plan, folder) as players:
                     result = Driver(config, feed, players, folder, recorder, progress, state).go()

@@ -100,7 +100,10 @@ class Reservation:
             "name": name,
             "num_cpus": place.cpus,
             "num_gpus": place.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(place.threads)}},
+            # Idle OpenMP threads that spin would take the cores from the roles whose turn it is.
+            "runtime_env": {
+                "env_vars": {"OMP_NUM_THREADS": str(place.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+            },
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 placement_group=self._group, placement_group_bundle_index=index
             ),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from ..common.messages import Dropped
 from ..common.metrics import CATALOGUE
 
 
@@ -38,6 +40,10 @@ class Recorder:
         self._file.write(json.dumps({"at": round(time.time(), 3), "event": kind, **facts}) + "\n")
         self._file.flush()
 
+    def dropped(self, drop: Dropped) -> None:
+        """Keep what was dropped, and why."""
+        self.event("dropped", **asdict(drop))
+
     def close(self) -> None:
         """Write out what is left."""
         self._file.close()
@@ -49,6 +55,18 @@ class Recorder:
             gauge.set_default_tags({"run": self._run})
             self._gauges[name] = gauge
         return self._gauges[name]
+
+
+def summary_of(drops: Sequence[Dropped]) -> list[str]:
+    """A line for each kind of drop, with how many there are and the first of them."""
+    kinds: dict[tuple[str, str, str], list[Dropped]] = {}
+    for drop in drops:
+        kinds.setdefault((drop.prompt_id.split("/")[0], drop.stage, drop.reason), []).append(drop)
+    return [
+        f"dropped {len(found)} of {source} at {stage}: {reason} (first: {found[0].prompt_id},"
+        f" {found[0].detail}); all are in metrics.jsonl"
+        for (source, stage, reason), found in kinds.items()
+    ]
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

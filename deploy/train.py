@@ -29,7 +29,7 @@ from .feed import Feed
 from .measure import Measurement
 from .model_card import write_card
 from .progress import Progress
-from .recorder import Recorder
+from .recorder import Recorder, summary_of
 from .run_folder import RunFolder, State
 
 NUM_EXAMPLES = 3
@@ -301,8 +301,9 @@ class Driver:
 
     def _tell_drops(self, summary: BatchSummary) -> None:
         for drop in summary.dropped:
-            self._recorder.event("dropped", prompt=drop.prompt_id, stage=drop.stage, reason=drop.reason)
-            self._progress.say(f"dropped {drop.prompt_id} at {drop.stage}: {drop.reason} {drop.detail}")
+            self._recorder.dropped(drop)
+        for line in summary_of(summary.dropped):
+            self._progress.say(line)
 
     def _watch(self, values: dict[str, float]) -> None:
         """Compare with the first set, and say once what looks like a collapse."""
