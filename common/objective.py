@@ -62,9 +62,10 @@ class ObjectiveConfig(Section):
     """Importance weight of the single-step term. Paper per_token (w_t of equation 5), reference none."""
     importance_weight: Weight = "per_token"
     """Importance weight of the long-term term: per_token = the paper's q/p~ of the token itself,
-    per_decision = exactly unbiased products over the tokens before each reward, none = 1."""
+    per_decision = exactly unbiased products over the tokens before each reward, none = answers count as the
+    student's own, q over q at sampling: 1 on fresh answers."""
     importance_cap: Annotated[float, Field(gt=0)] | None = None
-    """Largest importance weight of per_decision products; null = none."""
+    """Largest importance weight; null = none. Less variance for some bias."""
     clip: Literal["upper", "ppo", "none"] = "upper"
     """upper = min(ratio, clipped ratio) whatever the sign (the paper's Algorithm 1); ppo = the pessimistic
     one (reference)."""
@@ -103,6 +104,11 @@ class ObjectiveConfig(Section):
                 found.append(
                     "objective.length_norm = true cannot stand beside per_decision weights, which are exact"
                     " only without it; set objective.length_norm=false or per_token weights"
+                )
+            if self.whiten:
+                found.append(
+                    "objective.whiten = true cannot stand beside per_decision weights;"
+                    " set objective.whiten=false"
                 )
             if self.clip != "none":
                 found.append(

@@ -90,4 +90,4 @@ def views(
 
 def checksum(buffer: npt.NDArray[np.uint8]) -> int:
     """crc32 of a bucket's bytes."""
-    return zlib.crc32(buffer)
+    return zlib.crc32(buffer.data)

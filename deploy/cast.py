@@ -36,7 +36,7 @@ class Cast:
 
     def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
         self._config = config
-        self._writer = WriterActor.options(**reserved.writer_options()).remote(
+        self._writer: Any = WriterActor.options(**reserved.writer_options()).remote(
             "writer", config.student.path, config.student.revision, str(folder.rollouts)
         )
         self.learner = LearnerGroup(config, plan.vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
@@ -47,6 +47,7 @@ class Cast:
             [self._teacher(n, plan, reserved) for n in reserved.names("teacher")], "teacher"
         )
         self._wait(config.cluster.start_timeout_s)
+        self.learner.ready()
         if self._teachers.actors:
             self.learner.set_teacher_head(self._teachers.actors[0].head.remote())
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class Interval:
 
 def ratio_interval(
     prompt_ids: Sequence[str],
-    totals: Sequence[float],
-    counts: Sequence[float],
+    totals: npt.ArrayLike,
+    counts: npt.ArrayLike,
     *,
     share: float = 0.95,
     draws: int = 2000,

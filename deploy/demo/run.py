@@ -22,6 +22,7 @@ from rich.table import Table
 
 from ...common.config import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
+from .. import demo as data
 from ..api import train
 from ..cluster import cluster
 from ..data import load_prompts
@@ -50,7 +51,7 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
         if not (out / "config.yaml").exists():
             raise ConfigError(f"--out {out} exists and is no earlier demo; choose another folder")
         shutil.rmtree(out)
-    with as_file(files(__package__)) as here, _ray(keep, console):
+    with as_file(files(data)) as here, _ray(keep, console):
         base = load_run(here / "minillm.yaml", [f"out={out}"])
         control = load_run(
             here / "control.yaml", [f"out={out / 'control'}", f"learner.steps={base.learner.steps}"]

@@ -3,6 +3,7 @@ import ray
 from minillm_ray.actors.pool import Pool, pieces_of
 from minillm_ray.common.errors import PartLost
 from minillm_ray.common.messages import BatchSummary
+from ray.actor import exit_actor
 
 pytestmark = pytest.mark.ray
 
@@ -16,7 +17,7 @@ class Worker:
 
     def work(self, piece):
         if self._deadly in piece:
-            ray.actor.exit_actor()
+            exit_actor()
         sizes = BatchSummary(prompt_ids=(), samples=(), prompt_tokens=(), answer_tokens=tuple(piece))
         return [x * x for x in piece], sizes
 

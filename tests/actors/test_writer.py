@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from minillm_ray.actors.writer import Writer
-from minillm_ray.common.messages import Rollout, Scored, WeightVersion
+from minillm_ray.common.messages import FinishReason, Rollout, Scored, WeightVersion
 
 WORDS = ["<eos>", "the", "cat", "sat", "mat"]
 
@@ -14,7 +14,7 @@ class WordTokenizer:
         return " ".join(WORDS[i] for i in token_ids if not (skip_special_tokens and i == 0))
 
 
-def rollout(answer: list[int], sample: int = 0, finish="stop") -> Rollout:
+def rollout(answer: list[int], sample: int = 0, finish: FinishReason = "stop") -> Rollout:
     size = len(answer)
     return Rollout(
         prompt_id="train/1",

@@ -29,9 +29,11 @@ def finished(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Finished:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     corpus = folder.parent / "corpus.txt"
     corpus.write_text("the red cat saw the blue fish by the moon\n" * 40)
+    teacher, student = tiny_pair
     few = {"path": str(questions), "limit": 6}
     config = tiny_run(
-        *tiny_pair,
+        teacher,
+        student,
         questions,
         folder,
         data={"validation": few, "heldout": few},
@@ -64,10 +66,11 @@ def test_rollouts_can_be_read_with_pandas_and_name_their_weights(finished):
     tables = [pd.read_parquet(p) for p in sorted((finished.folder / "rollouts").glob("*.parquet"))]
     assert [len(t) for t in tables] == [8, 8]
     assert [set(t["newest"]) for t in tables] == [{0}, {1}]
-    for row in pd.concat(tables).itertuples():
-        mixed = np.log(0.8 * np.exp(row.student_logprobs) + 0.2 * np.exp(row.mixed_teacher_logprobs))
-        np.testing.assert_allclose(row.behaviour_logprobs, mixed, atol=1e-4)
-        np.testing.assert_allclose(row.mixed_teacher_logprobs, row.teacher_logprobs, atol=1e-4)
+    rows = pd.concat(tables).to_dict("records")
+    for row in rows:
+        mixed = np.log(0.8 * np.exp(row["student_logprobs"]) + 0.2 * np.exp(row["mixed_teacher_logprobs"]))
+        np.testing.assert_allclose(row["behaviour_logprobs"], mixed, atol=1e-4)
+        np.testing.assert_allclose(row["mixed_teacher_logprobs"], row["teacher_logprobs"], atol=1e-4)
 
 
 def test_the_saved_student_opens_with_transformers_and_says_how_it_was_made(finished):
@@ -105,10 +108,11 @@ def test_the_folder_holds_what_a_person_looks_for(finished):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(ray_cluster, tiny_pair, questions, tmp_path):
-    whole = tiny_run(*tiny_pair, questions, tmp_path / "whole")
+    teacher, student = tiny_pair
+    whole = tiny_run(teacher, student, questions, tmp_path / "whole")
     train(whole)
     half = tiny_run(
-        *tiny_pair, questions, tmp_path / "half", learner={**whole.learner.model_dump(), "steps": 2}
+        teacher, student, questions, tmp_path / "half", learner={**whole.learner.model_dump(), "steps": 2}
     )
     train(half)
     config = tmp_path / "half" / "config.yaml"
