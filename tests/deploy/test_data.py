@@ -105,7 +105,7 @@ def test_a_chat_is_rendered_by_the_tokenizers_template_with_its_last_answer_as_r
 
 def test_columns_too_are_put_into_the_chat_template(tmp_path, tokenizer):
     prompts = load_prompts(config(write(tmp_path, ROWS), template="chat"), "train", tokenizer)
-    assert tokenizer.decode(prompts[1].token_ids) == "Q: Add.\n\n1 and 2\nA:"
+    assert tokenizer.decode(prompts[1].token_ids) == "Q: Add.\n1 and 2\nA:"
 
 
 def test_a_prompt_that_is_too_long_is_dropped_with_a_message_and_none_is_cut(tmp_path, tokenizer):
