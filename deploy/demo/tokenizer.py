@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from .tasks import TASKS, draw_record, prompt_of
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<answer>")
+PAD, BOS, EOS = 0, 1, 2
+"""Ids of the first three special tokens."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
