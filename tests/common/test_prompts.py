@@ -60,4 +60,4 @@ def test_the_alpaca_template_has_an_input_block_only_where_there_is_input():
 
 def test_plain_text_is_left_as_it_is():
     assert plain("Say hi") == "Say hi"
-    assert plain("Sum up", "a text") == "Sum up\n\na text"
+    assert plain("Sum up", "a text") == "Sum up\na text"

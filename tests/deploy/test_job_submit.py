@@ -86,7 +86,9 @@ def head() -> Iterator[Head]:
         }
         process = subprocess.Popen(
             [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}",
-             "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={folder}"],
+             "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={folder}",
+             # Its usual port may be taken by another cluster of this machine, and then no job is accepted.
+             f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"],
             env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         found = Head(f"http://127.0.0.1:{port}", folder, env)
