@@ -64,9 +64,7 @@ class Pool:
                 ref, summary = call(self.actors[place], pieces[index])
                 running[summary] = (place, index, ref)
             if not running:
-                raise PartLost(
-                    f"no actor is left of {', '.join(self.names)}; see their logs in Ray's dashboard"
-                )
+                raise PartLost(self._nobody())
             for summary in ray.wait(list(running), num_returns=1)[0]:
                 place, index, ref = running.pop(summary)
                 try:
@@ -82,15 +80,30 @@ class Pool:
         return [chunk for chunk in chunks if chunk is not None]
 
     def tell_all(self, call: Callable[[Any], Any]) -> list[Any]:
-        """Ask every actor the same, at once; results in the order of the actors."""
-        try:
-            return ray.get([call(actor) for actor in self.actors])
-        except RayActorError as death:
-            raise PartLost(f"an actor of {', '.join(self.names)} is gone: {death}") from death
+        """Ask every actor the same, at once; results of those that live, in the order of the actors.
+
+        Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        """
+        found = []
+        for name, answer in [(n, call(a)) for a, n in zip(self.actors, self.names, strict=True)]:
+            try:
+                found.append(ray.get(answer))
+            except RayActorError:
+                self.lost.append(name)
+        self._bury()
+        return found
 
     def _bury(self) -> None:
+        if self.actors and not set(self.names) - set(self.lost):
+            raise PartLost(self._nobody())
         alive = [(a, n) for a, n in zip(self.actors, self.names, strict=True) if n not in self.lost]
         self.actors, self.names = [a for a, _ in alive], [n for _, n in alive]
+
+    def _nobody(self) -> str:
+        return (
+            f"no actor is left of {', '.join(self.names)}; see their logs in Ray's dashboard, and go on with"
+            " `minillm resume`"
+        )
 
 
 def pieces_of(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import ray
 
-from ..common.config import RolloutConfig
+from ..common.config import ModelConfig, RolloutConfig
 from ..common.messages import BatchSummary, Prompt, Rollout, SamplingSpec
 from ..common.weights import WeightManifest
+from .hub import local_folder
 from .sampler import Sampler
 
 
@@ -21,36 +22,45 @@ class RolloutActor:
     def __init__(
         self,
         name: str,
-        student: str,
-        teacher: str | None,
+        student: ModelConfig,
+        teacher: ModelConfig | None,
         settings: RolloutConfig,
         *,
         vocabulary: int,
         max_tokens: int,
         threads: int | None = None,
     ):
-        start = time.perf_counter()
-        from .vllm_engine import VllmEngine
-
         self._name = name
-        self._engine = VllmEngine(
-            student, teacher, settings, vocabulary=vocabulary, max_tokens=max_tokens, threads=threads
-        )
-        self._sampler = Sampler(self._engine, fetch=ray.get)
-        self._start_s = time.perf_counter() - start
+        self._student, self._teacher, self._settings = student, teacher, settings
+        self._vocabulary, self._max_tokens, self._threads = vocabulary, max_tokens, threads
 
     def __repr__(self) -> str:
         return self._name
 
     def ready(self) -> dict[str, int | float | str]:
-        """Facts for the log, once the engine is up."""
+        """Start the engine; facts for the log once it is up. Call it first, once.
+
+        Raises ModelError or ConfigError (what is raised while an actor is made would come out as text).
+        """
+        start = time.perf_counter()
+        from .vllm_engine import VllmEngine
+
+        self._engine = VllmEngine(
+            local_folder(self._student),
+            local_folder(self._teacher) if self._teacher else None,
+            self._settings,
+            vocabulary=self._vocabulary,
+            max_tokens=self._max_tokens,
+            threads=self._threads,
+        )
+        self._sampler = Sampler(self._engine, fetch=ray.get)
         import torch
-        import vllm
+        import vllm  # only now: the engine settles first how it is imported
 
         return {
             "name": self._name,
             "pid": os.getpid(),
-            "start_s": self._start_s,
+            "start_s": time.perf_counter() - start,
             "weight_version": int(self._sampler.version),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from ..common.config import ScoringConfig
+from ..common.config import ModelConfig, ScoringConfig
 from ..common.messages import BatchSummary, Passage, Scored
 
 if TYPE_CHECKING:
@@ -22,26 +22,28 @@ class TeacherActor:
     def __init__(
         self,
         name: str,
-        teacher_path: str,
-        revision: str | None,
+        teacher: ModelConfig,
         settings: ScoringConfig,
         vocabulary: int,
         threads: int | None = None,
     ):
-        import torch  # heavy: only this process needs it
-
-        from .scorer import Scorer
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._name = name
-        self._scorer: Scorer = Scorer.load(teacher_path, revision, settings, vocabulary)
+        self._name, self._teacher, self._settings = name, teacher, settings
+        self._vocabulary, self._threads = vocabulary, threads
 
     def __repr__(self) -> str:
         return self._name
 
     def ready(self) -> dict[str, int | str]:
-        """Facts for the log, once the teacher is loaded."""
+        """Load the teacher; facts for the log once it stands. Call it first, once. Raises ModelError."""
+        import torch  # heavy: only this process needs it
+
+        from .scorer import Scorer
+
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        self._scorer: Scorer = Scorer.load(
+            self._teacher.path, self._teacher.revision, self._settings, self._vocabulary
+        )
         return {"name": self._name, "pid": os.getpid()}
 
     def head(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class DataConfig(Section):
     """Measured before and after the run, never used to choose anything."""
     template: Literal["alpaca", "chat", "plain"] = "chat"
     """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
-    one user turn; plain = the bare text. The latter two put an empty line before the input."""
+    one user turn; plain = the bare text. The latter two put the input on the next line."""
     system_prompt: str | None = None
     """First message of a chat, where a record does not bring its own."""
     max_prompt_tokens: Count = 256

@@ -147,6 +147,11 @@ def check_head(model: PreTrainedModel, head: Head, tolerance: float | None = Non
         found = head.logits(hidden).float() if hidden.shape[-1] == head.weight.shape[1] else None
     finally:
         model.train(training)
+    if not expected.isfinite().all():
+        raise ModelError(
+            f"{type(model).__name__}: its logits are not finite numbers on a few ordinary tokens; the weights"
+            " are damaged, or 16 bits are too few for them (learner.precision, scoring.precision)"
+        )
     if found is None:
         difference = float("inf")
     else:

@@ -35,7 +35,7 @@ class Prompt:
     id: str
     token_ids: Ids  # [P]
     text: str = ""
-    """The instruction as a person wrote it, before the template; for reports only."""
+    """Instruction and input as a person wrote them, before the template; for reports only."""
     references: tuple[str, ...] = ()
     """Right answers, if known. ROUGE-L counts the best one."""
     domain: str = ""

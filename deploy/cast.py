@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ..actors.pool import Chunk, Pool, pieces_of
 from ..actors.rollout_actor import RolloutActor
@@ -15,9 +15,10 @@ from ..actors.teacher_actor import TeacherActor
 from ..actors.writer import AnswerScore
 from ..actors.writer_actor import WriterActor
 from ..common.config import RunConfig
-from ..common.errors import ClusterError
+from ..common.errors import ClusterError, MinillmError
 from ..common.messages import BatchSummary, Prompt, SamplingSpec
 from ..common.metrics import Metrics
+from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
 from ..learner.group import LearnerGroup
 from .check import Plan
@@ -54,11 +55,10 @@ class Cast:
     def _rollout(self, name: str, plan: Plan, reserved: Reservation) -> Any:
         config = self._config
         mixes = config.samples_answers and config.rollout.teacher_mix > 0
-        teacher = config.teacher.path if mixes and config.teacher else None
         return RolloutActor.options(**reserved.options(name)).remote(
             name,
-            config.student.path,
-            teacher,
+            config.student,
+            config.teacher if mixes else None,
             config.rollout,
             vocabulary=plan.vocabulary,
             max_tokens=plan.max_tokens,
@@ -68,21 +68,27 @@ class Cast:
     def _teacher(self, name: str, plan: Plan, reserved: Reservation) -> Any:
         assert self._config.teacher is not None, "a teacher actor without a teacher"
         return TeacherActor.options(**reserved.options(name)).remote(
-            name, self._config.teacher.path, self._config.teacher.revision, self._config.scoring,
-            plan.vocabulary, reserved.threads(name),
+            name, self._config.teacher, self._config.scoring, plan.vocabulary, reserved.threads(name)
         )  # fmt: skip
 
     def _wait(self, timeout_s: float) -> None:
-        actors = [self._writer, *self._rollouts.actors, *self._teachers.actors]
         try:
-            ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
+            ray.get([actor.ready.remote() for actor in self._all()], timeout=timeout_s)
         except GetTimeoutError as late:
             raise ClusterError(
                 f"actors did not come up within cluster.start_timeout_s = {timeout_s:g};"
                 " see their logs in Ray's dashboard, or raise it"
             ) from late
+        except RayTaskError as failure:
+            if isinstance(failure.cause, MinillmError):
+                raise failure.cause from None
+            raise ClusterError(f"an actor could not start: {failure}") from failure
         except RayActorError as death:
             raise ClusterError(f"an actor died while starting: {death}") from death
+
+    def _all(self) -> list[Any]:
+        """Every actor but the learner's."""
+        return [self._writer, *self._rollouts.actors, *self._teachers.actors]
 
     @property
     def lost(self) -> list[str]:
@@ -124,10 +130,16 @@ class Cast:
         """(prompt id, sample, text) of a few answers."""
         return ray.get(self._writer.read.remote(*[chunk.ref for chunk in chunks]))
 
+    def peak_memory(self) -> dict[str, int]:
+        """Most resident bytes of each process so far, this one included, by name."""
+        names = ["writer", *self._rollouts.names, *self._teachers.names]
+        held = ray.get([actor.__ray_call__.remote(peak_resident) for actor in self._all()])
+        return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
+
     def stop(self) -> None:
         """End every actor."""
         self.learner.stop()
-        for actor in [self._writer, *self._rollouts.actors, *self._teachers.actors]:
+        for actor in self._all():
             ray.kill(actor)
 
 

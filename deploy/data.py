@@ -53,7 +53,7 @@ class _Record:
 
     id: str
     prompt: str
-    instruction: str
+    question: str
     answers: tuple[str, ...]
 
 
@@ -72,9 +72,7 @@ def load_prompts(
         if len(ids) > limit:
             dropped.append(_too_long(record.id, "prompt", len(ids), "data.max_prompt_tokens", limit))
             continue
-        prompts.append(
-            Prompt(id=record.id, token_ids=ids, text=record.instruction, references=record.answers)
-        )
+        prompts.append(Prompt(id=record.id, token_ids=ids, text=record.question, references=record.answers))
     return _kept(prompts, dropped, name)
 
 
@@ -218,13 +216,14 @@ def _records_of_columns(
                 f" {instruction!r}, and a prompt needs text; remove the row or name another column"
             )
         further = str(further).strip() if further is not None else ""
+        question = plain(instruction, further)
         if data.template == "chat":
-            turns = [{"role": "user", "content": plain(instruction, further)}]
+            turns = [{"role": "user", "content": question}]
             prompt = _render_chat(turns, f"{name}/{n}", data, tokenizer)
         else:
-            prompt = (alpaca if data.template == "alpaca" else plain)(instruction, further)
+            prompt = alpaca(instruction, further) if data.template == "alpaca" else question
         answers = _answers(output, f"{key}.output = {source.output}: row {n} of {source.path}")
-        records.append(_Record(f"{name}/{n}", prompt, instruction, answers))
+        records.append(_Record(f"{name}/{n}", prompt, question, answers))
     return records
 
 

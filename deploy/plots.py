@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ def _draw(target: Path, metrics: Sequence[str], runs: Mapping[str, Sequence[Mapp
         axis.set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="upper right", frameon=False)
-    figure.tight_layout()
+        figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 if len(labels) < 2 else 1 - 0.3 / figure.get_figheight()))
     figure.savefig(target, dpi=110)
     plt.close(figure)
     return target
@@ -73,6 +74,6 @@ def _curve(axis: Axes, metric: str, runs: Mapping[str, Sequence[Mapping[str, Any
             axis.plot(steps, values, style, label=label, linewidth=1.2, markersize=3)
     axis.set_title(metric, fontsize=10)
     axis.set_xlabel("optimiser step", fontsize=8)
-    axis.set_ylabel(CATALOGUE[metric].split(",")[-1].strip()[:48], fontsize=7)
+    axis.set_ylabel(textwrap.fill(CATALOGUE[metric], 44), fontsize=7)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)

@@ -23,6 +23,7 @@ class Progress:
         self._began = time.monotonic()
         self._steps = (0, 0, time.monotonic())
         self._left = ""
+        self._phase = ""
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -36,7 +37,12 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """What is being done now."""
-        self._facts["phase"] = name
+        self._facts["phase"] = self._phase = name
+        self._show()
+
+    def count(self, done: int, total: int) -> None:
+        """How much of the phase is done."""
+        self._facts["phase"] = f"{self._phase} {done:,}/{total:,}"
         self._show()
 
     def start_steps(self, done: int, total: int) -> None:

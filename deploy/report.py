@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ..actors.evaluation.bootstrap import Interval
 from .measure import Measurement
+from .memory import GIB
 from .train import Result
 
 
@@ -36,12 +37,14 @@ def quality_table(rows: dict[str, Measurement | None]) -> Table:
 def report(result: Result) -> Group:
     """The end of `minillm train`: numbers, where things lie, and what to type next."""
     path = result.folder.path
+    held = ", ".join(f"{name} {size / GIB:.2f}" for name, size in result.memory.items())
     lines = [
         f"{result.steps} optimiser steps in {result.seconds:.0f} s; best student after {result.best_step}",
         f"  best student   {result.folder.best}   (vllm serve {result.folder.best})",
         f"  plots          {path / 'plots'}",
         f"  rollouts       {result.folder.rollouts}   (pandas.read_parquet)",
         f"  metrics        {path / 'metrics.jsonl'}   (tensorboard --logdir {path / 'tensorboard'})",
+        f"  peak memory    {held} GiB",
     ]
     table = quality_table({"teacher": result.teacher, "before": result.before, "after": result.after})
     return Group(table, *lines) if table.row_count else Group(*lines)

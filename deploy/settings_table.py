@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -10,10 +11,17 @@ from pydantic_core import PydanticUndefined
 from rich.table import Table
 
 from ..common.config import RunConfig
+from ..common.errors import ConfigError
 
 
 def settings_table(prefix: str = "") -> Table:
-    """A table of the settings whose dotted name begins with `prefix`."""
+    """A table of the settings whose dotted name begins with `prefix`. Raises ConfigError if none does."""
+    names = [name for name, _, _ in walk(RunConfig)]
+    if not any(name.startswith(prefix) for name in names):
+        words = [*names, *{name.split(".")[0] for name in names}]
+        close = difflib.get_close_matches(prefix, words, 1)
+        hint = f"did you mean {close[0]}?" if close else "`minillm settings` lists all"
+        raise ConfigError(f"no setting begins with {prefix}; {hint}", source="settings")
     table = Table("setting", "default", "meaning", box=None, padding=(0, 2, 0, 0))
     for name, default, meaning in walk(RunConfig):
         if name.startswith(prefix):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class Result:
     """The same by the best student."""
     teacher: Measurement | None
     """The same by the teacher, where the engines hold it (teacher_mix > 0)."""
+    memory: dict[str, int]
+    """Most resident bytes of each process, by name; shared pages count in each."""
     seconds: float
 
 
@@ -66,6 +68,7 @@ class Driver:
         self._measured_at = -1
         self._values: dict[str, float] = {}
         self._warned: set[str] = set()
+        self._lost: list[str] = []
 
     def go(self) -> Result:
         """Run to the last step; a resumed run starts at its newest checkpoint."""
@@ -83,6 +86,7 @@ class Driver:
             state.sets += 1
             self._publish()
             self._validate_if_due()
+            self._tell_losses()
             self._checkpoint_if_due()
             self._recorder.record(state.step, {"run/iteration_s": time.monotonic() - started})
         return self._finish(began)
@@ -93,7 +97,7 @@ class Driver:
         if config.samples_answers:
             self._progress.phase("sampling")
             prompts = self._feed.take_prompts(config.rollout.answers // config.rollout.samples)
-            chunks = self._cast.roll(prompts, self._spec(seed=number), self._tell_drops)
+            chunks = self._cast.roll(prompts, self._spec(seed=number), self._counting(config.rollout.answers))
             seconds = time.monotonic() - began
             tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
             self._recorder.record(
@@ -107,7 +111,8 @@ class Driver:
             return chunks
         began = time.monotonic()
         self._progress.phase("scoring")
-        scored = self._cast.score(chunks, hidden=config.objective.needs_teacher_hidden, done=self._tell_drops)
+        count = self._counting(sum(map(len, chunks)))
+        scored = self._cast.score(chunks, hidden=config.objective.needs_teacher_hidden, done=count)
         seconds = time.monotonic() - began
         tokens = sum(sum(chunk.summary.answer_tokens) for chunk in scored)
         values = {"teacher/set_s": seconds, "teacher/tokens_per_s": tokens / seconds}
@@ -177,7 +182,7 @@ class Driver:
             samples=samples,
             seed=self._seed("measure", seed),
         )
-        chunks = self._cast.roll(prompts, spec)
+        chunks = self._cast.roll(prompts, spec, self._counting(len(prompts) * samples))
         scores = self._cast.text_scores(prompts, chunks)
         examples = [text for _, sample, text in self._cast.read(chunks[:1]) if sample == 0][:NUM_EXAMPLES]
         if self._config.teacher is None or teacher_mix > 0:
@@ -273,6 +278,8 @@ class Driver:
             before = Measurement.from_json(state.before) if state.before else None
             teacher = Measurement.from_json(state.teacher) if state.teacher else None
             after = self.measure(self._feed.heldout, samples=self._config.validation.heldout_samples)
+        memory = self._cast.peak_memory()
+        self._recorder.event("memory", step=state.step, bytes=memory)
         return Result(
             folder=self._folder,
             steps=state.step,
@@ -280,6 +287,7 @@ class Driver:
             before=before,
             after=after,
             teacher=teacher,
+            memory=memory,
             seconds=time.monotonic() - began,
         )
 
@@ -299,11 +307,26 @@ class Driver:
         """A seed of its own for each purpose, the same in every process."""
         return zlib.crc32(f"{self._config.seed}/{purpose}/{number}".encode())
 
-    def _tell_drops(self, summary: BatchSummary) -> None:
-        for drop in summary.dropped:
-            self._recorder.dropped(drop)
-        for line in summary_of(summary.dropped):
-            self._progress.say(line)
+    def _counting(self, total: int) -> Callable[[BatchSummary], None]:
+        """Shows how many of `total` answers are done, and tells of those that were dropped."""
+        done = 0
+
+        def tell(summary: BatchSummary) -> None:
+            nonlocal done
+            done += len(summary)
+            self._progress.count(done, total)
+            for drop in summary.dropped:
+                self._recorder.dropped(drop)
+            for line in summary_of(summary.dropped):
+                self._progress.say(line)
+
+        return tell
+
+    def _tell_losses(self) -> None:
+        for name in [name for name in self._cast.lost if name not in self._lost]:
+            self._lost.append(name)
+            self._recorder.event("lost", step=self._state.step, name=name)
+            self._progress.say(f"{name} died; the others of its role took over its work")
 
     def _watch(self, values: dict[str, float]) -> None:
         """Compare with the first set, and say once what looks like a collapse."""

@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ..common.config import RunConfig
 from ..common.errors import ClusterError, MinillmError, PartLost
 from ..common.messages import StepReport, WeightVersion
+from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
 from .dealing import Item, deal, deal_step
 from .learner_actor import LearnerActor
@@ -98,6 +99,11 @@ class LearnerGroup:
     def adopt(self, folder: Path) -> None:
         """Take on the weights of an exported student, to measure or publish them."""
         self._all("adopt", lambda rank: (str(folder.absolute()),))
+
+    def peak_memory(self) -> dict[str, int]:
+        """Most resident bytes of each rank so far, by name."""
+        calls = [rank.__ray_call__.remote(peak_resident) for rank in self._ranks]
+        return dict(zip(self._names, self._collect(calls), strict=True))
 
     def stop(self) -> None:
         """End all ranks."""

@@ -48,7 +48,8 @@ HEAD_SIZE = 32
 """The smallest that vLLM's attention knows on CPU."""
 TEACHER_STEPS = 1700
 STUDENT_TEXT_STEPS = 50
-STUDENT_STEPS = 250
+STUDENT_STEPS = 600
+"""Twelve times over the answers: more of them no longer lower the loss on prompts it has not seen."""
 SLIP_RATE = 0.015
 """Share of the words in the teacher's training answers that are wrong."""
 TEXT_SHARE = 0.03
@@ -205,10 +206,19 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     write_files(FOLDER)
     tokenizer = build_tokenizer()
+    make_teacher(tokenizer)
+    make_student(tokenizer)
+
+
+def make_teacher(tokenizer: PreTrainedTokenizerFast) -> None:
+    """From nothing, on tasks drawn without end."""
     teacher = new_model(TEACHER_SHAPE, tokenizer, SEED)
     train(teacher, fresh_batches(tokenizer, 128), steps=TEACHER_STEPS, name="teacher")
     save(teacher, tokenizer, FOLDER / "teacher")
 
+
+def make_student(tokenizer: PreTrainedTokenizerFast) -> None:
+    """From nothing, on the shipped text and answers, until fine-tuning has levelled off."""
     student = new_model(STUDENT_SHAPE, tokenizer, SEED + 1)
     texts = encode_texts([row["text"] for row in read("text")], tokenizer)
     train(student, epochs(texts, 64, SEED), steps=STUDENT_TEXT_STEPS, name="student on text")

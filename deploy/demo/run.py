@@ -125,10 +125,10 @@ def _last_screen(out: Path, ours: Result, theirs: Result, prompts: list[str], se
     return Group(
         quality_table(models),
         answers,
-        f"{seconds:.0f} s in all. Plots: {out / 'plots'}; rollouts: {ours.folder.rollouts};"
+        f"{seconds:.0f} s in all. Plots: {out / 'plots'}; rollouts: {out / 'rollouts'};"
         f" numbers: {out / 'summary.json'}",
         "Next:",
         "  .venv/bin/minillm fetch-model smollm2       a real model, for a run on it (README, 'A real run')",
         "  .venv/bin/minillm train --help               your own teacher, student and data",
-        f"  .venv/bin/vllm serve {ours.folder.best} --dtype float32     serve the student just made",
+        f"  .venv/bin/vllm serve {out / 'best'} --dtype float32     serve the student just made",
     )

@@ -17,13 +17,19 @@ from . import words as w
 
 Record = dict[str, str]
 """Columns instruction, input, output, task."""
+PROMPT_COLUMNS = ("instruction", "input")
 
 FOLDER = Path(__file__).parent
 SEED = 20260
 NUM_HELDOUT = 210
 NUM_VALIDATION = 105
-NUM_TRAIN = 6000
+NUM_TRAIN = 3000
+"""Prompts with answers: what the student was fine-tuned on, and the control goes on with."""
+NUM_PROMPTS = 9000
+"""Prompts without answers: all that on-policy distillation asks for."""
 NUM_TEXTS = 1500
+DRAWS = 200
+"""Draws in search of a prompt that is new; some tasks have only hundreds of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +77,18 @@ def draw_text(rng: Random) -> str:
 
 
 def records(rng: Random, taken: set[str]) -> Iterator[Record]:
-    """Records without end, the tasks in turn, none with a prompt that is taken or was drawn before."""
+    """Records without end, the tasks in turn, none with a prompt that is taken or was drawn before.
+
+    A task that has no other prompt to offer, as far as many draws can tell, is left out.
+    """
     while True:
         for task in TASKS:
-            record = draw_record(task, rng)
-            while (key := prompt_of(record)) in taken:
+            for _ in range(DRAWS):
                 record = draw_record(task, rng)
-            taken.add(key)
-            yield record
+                if (key := prompt_of(record)) not in taken:
+                    taken.add(key)
+                    yield record
+                    break
 
 
 def prompt_of(record: Record) -> str:
@@ -95,10 +105,13 @@ def write_files(folder: Path) -> None:
         rng.shuffle(chosen)
         _write(folder / f"{name}.jsonl", chosen)
     _write(folder / "text.jsonl", [{"text": draw_text(rng)} for _ in range(NUM_TEXTS)])
+    asked = [next(source) for _ in range(NUM_PROMPTS)]
+    rng.shuffle(asked)
+    _write(folder / "prompts.jsonl", [{key: row[key] for key in PROMPT_COLUMNS} for row in asked])
 
 
 def read(name: str) -> list[Record]:
-    """The records of one of the files: heldout, validation, train, text."""
+    """The records of one of the files: heldout, validation, train, prompts, text."""
     with (FOLDER / f"{name}.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from minillm_ray.common.config import RolloutConfig
+from minillm_ray.common.config import ModelConfig, RolloutConfig
 from minillm_ray.common.errors import ModelError
 from minillm_ray.common.messages import Prompt, SamplingSpec
 from minillm_ray.common.weights import WeightBucket, WeightManifest
@@ -20,14 +20,14 @@ def actor(ray_cluster, pair):
 
     handle: Any = RolloutActor.options(num_cpus=0.5).remote(
         "rollout-7",
-        str(pair.student),
-        str(pair.teacher),
+        ModelConfig(path=str(pair.student)),
+        ModelConfig(path=str(pair.teacher)),
         RolloutConfig(cache_gib=0.05),
         vocabulary=128,
         max_tokens=128,
         threads=1,
     )
-    yield handle
+    yield handle, ray.get(handle.ready.remote())
     ray.kill(handle)
 
 
@@ -49,7 +49,7 @@ def in_store(manifest, buckets):
 def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
     import ray
 
-    facts: Any = ray.get(actor.ready.remote())
+    actor, facts = actor
     assert facts["name"] == "rollout-7"
     assert facts["weight_version"] == 0
     assert facts["start_s"] > 0

@@ -49,7 +49,7 @@ def config(path: str, text: dict[str, Any] | None = None, **data: Any) -> RunCon
 def test_prompts_carry_their_row_their_question_and_all_right_answers(tmp_path, tokenizer):
     prompts = load_prompts(config(write(tmp_path, ROWS)), "train", tokenizer)
     assert [p.id for p in prompts] == ["train/0", "train/1", "train/2"]
-    assert [p.text for p in prompts] == ["Name a fruit.", "Add.", "Say nothing."]
+    assert [p.text for p in prompts] == ["Name a fruit.", "Add.\n1 and 2", "Say nothing."]
     assert [p.references for p in prompts] == [("Pear",), ("3", "three"), ()]
     assert tokenizer.decode(prompts[1].token_ids) == "Add.\n1 and 2"
     assert prompts[0].token_ids.dtype == np.int32

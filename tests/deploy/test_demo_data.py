@@ -86,7 +86,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def rows():
-    return {name: tasks.read(name) for name in SETS}
+    return {name: tasks.read(name) for name in (*SETS, "prompts")}
 
 
 @pytest.mark.parametrize("task", tasks.TASKS, ids=lambda task: task.name)
@@ -102,8 +102,13 @@ def test_every_answer_follows_from_its_prompt_alone(rows):
 
 
 def test_no_prompt_stands_twice_in_any_of_the_sets(rows):
-    prompts = Counter(tasks.prompt_of(row) for name in SETS for row in rows[name])
+    prompts = Counter(tasks.prompt_of(row) for name in (*SETS, "prompts") for row in rows[name])
     assert prompts.most_common(1)[0][1] == 1
+
+
+def test_the_prompts_to_sample_from_hold_no_answers(rows):
+    assert len(rows["prompts"]) == tasks.NUM_PROMPTS
+    assert {frozenset(row) for row in rows["prompts"]} == {frozenset(tasks.PROMPT_COLUMNS)}
 
 
 def test_every_task_is_held_out_as_often_as_the_others(rows):
@@ -114,7 +119,7 @@ def test_every_task_is_held_out_as_often_as_the_others(rows):
 
 def test_the_seed_gives_the_committed_files_byte_for_byte(tmp_path):
     tasks.write_files(tmp_path)
-    for name in (*SETS, "text"):
+    for name in (*SETS, "text", "prompts"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (tasks.FOLDER / f"{name}.jsonl").read_bytes()
 
 
