@@ -36,7 +36,7 @@ class PromptData(Section):
     path: str
     """A .jsonl or .parquet file, or a folder or the name of a data set on the Hugging Face hub."""
     split: str = "train"
-    """Split of a folder or hub data set; a file is one split, "train"."""
+    """Split of a folder or hub data set; a file is one split, "train". A part of it: "train[:200]"."""
     subset: str | None = None
     """Configuration of a hub data set that has several."""
     instruction: str = "instruction"

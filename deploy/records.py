@@ -35,7 +35,7 @@ def read_records(path: str, split: str, subset: str | None, limit: int | None, k
                 _check_file(path, where)
                 if reader is None:
                     raise DataError(f"{where} is of no known kind; known are {', '.join(READERS)}")
-                rows = datasets.load_dataset(reader, data_files=path, split="train")
+                rows = datasets.load_dataset(reader, data_files=path, split=split)
     except (OSError, ValueError, StopIteration, DatasetsError) as fault:
         if isinstance(fault, DataError):
             raise
