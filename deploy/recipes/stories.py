@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,8 +40,8 @@ def main(teacher: Path) -> None:
 @torch.inference_mode()
 def tell(teacher: Path) -> list[tuple[str, str]]:
     """(first words, what follows) of stories drawn from the teacher at temperature 1."""
-    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    model: Any = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(teacher)
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     torch.manual_seed(0)
     told: list[tuple[str, str]] = []
