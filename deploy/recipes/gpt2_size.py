@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "gpt2-120m": {"n_embd": 768, "n_layer": 12, "n_head": 12},
     "gpt2-1500m": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
 }
