@@ -48,25 +48,7 @@ class Scorer:
     @classmethod
     def load(cls, path: str, revision: str | None, settings: ScoringConfig, vocabulary: int) -> Scorer:
         """Read the teacher from a folder or the hub, onto the GPU if this process has been given one."""
-        from transformers import AutoModelForCausalLM
-
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                revision=revision,
-                dtype=getattr(torch, settings.precision),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except OSError as missing:
-            raise ModelError(
-                f"teacher.path = {path} cannot be loaded: {missing}; give a folder or hub name of a"
-                " causal language model in safetensors"
-            ) from missing
-        if torch.cuda.is_available():
-            torch.nn.Module.cuda(
-                model
-            )  # transformers wraps model.cuda in a way that type checkers cannot read
+        model = load_model(path, revision, settings.precision, "teacher")
         return cls(
             model,
             vocabulary=vocabulary,
@@ -87,14 +69,14 @@ class Scorer:
         """
         start = time.perf_counter()
         for passage in passages:
-            self._check(passage)
+            check_passage(passage, self._context, self._head.vocabulary, "the teacher")
         found: dict[int, Scored] = {}
         slots = used = 0
-        for places in batches([_num_inputs(p) for p in passages], self._batch_tokens):
+        for places in batches([num_inputs(p) for p in passages], self._batch_tokens):
             batch = [passages[i] for i in places]
-            lengths = [_num_inputs(p) for p in batch]
+            lengths = [num_inputs(p) for p in batch]
             slots, used = slots + max(lengths) * len(batch), used + sum(lengths)
-            scored = self._score_batch(batch, max(lengths), temperature, with_hidden)
+            scored = self._score_batch(batch, temperature, with_hidden)
             found |= dict(zip(places, scored, strict=True))
         summary = BatchSummary(
             prompt_ids=tuple(p.prompt_id for p in passages),
@@ -121,17 +103,10 @@ class Scorer:
             "dtype": str(head.weight.dtype).removeprefix("torch."),
         }
 
-    def _score_batch(
-        self, batch: Sequence[Passage], width: int, temperature: float, with_hidden: bool
-    ) -> list[Scored]:
-        # Padding stands on the right, where no real token looks: no mask is needed, whatever its id.
-        ids = np.zeros((len(batch), width), dtype=np.int64)
-        for row, passage in enumerate(batch):
-            ids[row, : _num_inputs(passage)] = _inputs(passage)
-        hidden = final_hidden(self._model, torch.from_numpy(ids).to(self._model.device))
+    def _score_batch(self, batch: Sequence[Passage], temperature: float, with_hidden: bool) -> list[Scored]:
+        ids = torch.from_numpy(padded(batch)).to(self._model.device)
+        flat = at_answers(final_hidden(self._model, ids), batch)
         lengths = [len(p.answer_ids) for p in batch]
-        starts = [len(p.prompt_ids) - 1 for p in batch]
-        flat = torch.cat([hidden[i, s : s + n] for i, (s, n) in enumerate(zip(starts, lengths, strict=True))])
         targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
         tempered, plain = self._logprobs(flat, targets.to(flat.device), temperature)
         ends = np.cumsum(lengths)[:-1]
@@ -168,23 +143,31 @@ class Scorer:
         ones = torch.cat(plain).cpu().numpy()
         return (torch.cat(tempered).cpu().numpy() if tempered else ones), ones
 
-    def _check(self, passage: Passage) -> None:
-        if not len(passage.prompt_ids) or not len(passage.answer_ids):
-            raise DataError(
-                f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt and {len(passage.answer_ids)} answer"
-                " tokens; each must have at least one"
-            )
-        if self._context and _num_inputs(passage) > self._context:
-            raise DataError(
-                f"{passage.prompt_id}: {_num_inputs(passage)} tokens do not fit into the teacher's context of"
-                f" {self._context}; lower data.max_prompt_tokens, rollout.max_new_tokens or text.block_tokens"
-            )
-        highest = max(int(passage.prompt_ids.max()), int(passage.answer_ids.max()))
-        if highest >= self._head.vocabulary:
-            raise DataError(
-                f"{passage.prompt_id}: token id {highest} lies outside the {self._head.vocabulary} words that"
-                " teacher and student share; remove the record or use models that know the token"
-            )
+
+def load_model(path: str, revision: str | None, precision: Precision, key: str) -> PreTrainedModel:
+    """A model to read with, on the GPU if this process has one; `key` is the setting that names it.
+
+    Raises ModelError if there is none at `path`, a folder or a name on the hub.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=getattr(torch, precision),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except OSError as missing:
+        raise ModelError(
+            f"{key}.path = {path} cannot be loaded: {missing}; give a folder or hub name of a"
+            " causal language model in safetensors"
+        ) from missing
+    if torch.cuda.is_available():
+        # transformers wraps model.cuda in a way that type checkers cannot read
+        torch.nn.Module.cuda(model)
+    return model
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -199,13 +182,46 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def _num_inputs(passage: Passage) -> int:
-    """Tokens that the teacher reads: all but the last, which nothing follows."""
+def check_passage(passage: Passage, context: int | None, vocabulary: int, reader: str) -> None:
+    """Raises DataError for a passage that `reader` cannot read: empty, too long, or with foreign tokens."""
+    if not len(passage.prompt_ids) or not len(passage.answer_ids):
+        raise DataError(
+            f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt and {len(passage.answer_ids)} answer"
+            " tokens; each must have at least one"
+        )
+    if context and num_inputs(passage) > context:
+        raise DataError(
+            f"{passage.prompt_id}: {num_inputs(passage)} tokens do not fit into {reader}'s context of"
+            f" {context}; lower data.max_prompt_tokens, rollout.max_new_tokens or text.block_tokens"
+        )
+    highest = max(int(passage.prompt_ids.max()), int(passage.answer_ids.max()))
+    if highest >= vocabulary:
+        raise DataError(
+            f"{passage.prompt_id}: token id {highest} lies outside the {vocabulary} words that"
+            " teacher and student share; remove the record or use models that know the token"
+        )
+
+
+def num_inputs(passage: Passage) -> int:
+    """Tokens that a model reads of it: all but the last, which nothing follows."""
     return len(passage.prompt_ids) + len(passage.answer_ids) - 1
 
 
-def _inputs(passage: Passage) -> npt.NDArray[np.int32]:
-    return np.concatenate([passage.prompt_ids, passage.answer_ids[:-1]])
+def padded(batch: Sequence[Passage]) -> npt.NDArray[np.int64]:
+    """What a model reads of each passage, as rows of equal length.
+
+    Padding stands on the right, where no real token looks: no mask is needed, whatever its id.
+    """
+    ids = np.zeros((len(batch), max(map(num_inputs, batch))), dtype=np.int64)
+    for row, passage in enumerate(batch):
+        ids[row, : num_inputs(passage)] = np.concatenate([passage.prompt_ids, passage.answer_ids[:-1]])
+    return ids
+
+
+def at_answers(hidden: Tensor, batch: Sequence[Passage]) -> Tensor:
+    """The states that predict the answers' tokens: [B, L, H] to [sum of T, H], passage after passage."""
+    starts = [len(p.prompt_ids) - 1 for p in batch]
+    return torch.cat([hidden[i, s : s + len(batch[i].answer_ids)] for i, s in enumerate(starts)])
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
