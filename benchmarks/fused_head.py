@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from minillm_ray.common.heads import Head
 from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.learner.divergences import REVERSE_KL
 from minillm_ray.learner.fused_head import fused_loss
 from minillm_ray.learner.objective import TokenConstants, answer_loss
 from torch import Tensor
@@ -71,7 +72,7 @@ class Problem:
             divisor=len(self.ids),
             teacher_hidden=self.teacher_hidden,
             teacher=Head(weight=self.teacher_weight, vocabulary=words),
-            divergence="reverse_kl",
+            divergence=REVERSE_KL,
         ).loss
 
 

@@ -98,7 +98,7 @@ class RolloutConfig(Section):
     actors: Count = 1
     """vLLM engines, one Ray actor each."""
     answers: Count = 256
-    """Answers collected with one set of weights, over which the inner epochs run."""
+    """Answers collected with one set of weights, over which the inner epochs run; given ones included."""
     samples: Count = 1
     """Answers to each prompt."""
     chunk: Count = 64
@@ -247,9 +247,20 @@ class RunConfig(Section):
     """Older ones are deleted; the best student is kept apart."""
 
     @property
+    def sampled_answers(self) -> int:
+        """Answers of each set that are sampled, in groups of rollout.samples; the data gives the rest."""
+        groups = round(self.objective.share_sampled * self.rollout.answers / self.rollout.samples)
+        return groups * self.rollout.samples
+
+    @property
+    def given_answers(self) -> int:
+        """Answers of each set that come from the data."""
+        return self.rollout.answers - self.sampled_answers
+
+    @property
     def samples_answers(self) -> bool:
-        """Whether the run trains on sampled answers; else it trains on those of the data."""
-        return self.objective.kind == "minillm"
+        """Whether the run trains on sampled answers, alone or beside given ones."""
+        return self.sampled_answers > 0
 
     @property
     def needs_teacher(self) -> bool:
@@ -258,7 +269,7 @@ class RunConfig(Section):
 
     @property
     def inner_epochs(self) -> int:
-        """Passes over each set: given answers are met once, the data set has epochs of its own."""
+        """Passes over each set; given answers alone are met once, the data set has epochs of its own."""
         return self.learner.inner_epochs if self.samples_answers else 1
 
     @property
@@ -313,10 +324,11 @@ class RunConfig(Section):
             )
         found += self.objective.faults()
         found += self._template_faults()
-        if not self.samples_answers and self.data.train.output is None and self.data.train.messages is None:
+        if self.given_answers and self.data.train.output is None and self.data.train.messages is None:
             found.append(
-                f"data.train.output is null, and objective.kind = {self.objective.kind} learns from given"
-                " answers; name the column"
+                f"data.train.output is null, and {self.given_answers} of rollout.answers ="
+                f" {rollout.answers} are given ones (objective.kind = {self.objective.kind}); name the"
+                " column, or set objective.sampled_share=1"
             )
         if self.validation.metric == "reverse_kl" and self.teacher is None:
             found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")

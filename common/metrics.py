@@ -18,6 +18,7 @@ CATALOGUE: dict[str, str] = {
     "learner/text_loss": "language-model term before its coefficient, nats per token",
     "learner/reverse_kl": "exact KL(student || teacher) at the trained positions, nats per token",
     "learner/forward_kl": "exact KL(teacher || student) at the trained positions, nats per token",
+    "learner/divergence": "what kd minimises, where it is neither KL, at the trained positions, per token",
     "learner/entropy": "entropy of the student at the trained positions, nats per token",
     "learner/overlap": "mass that student and teacher share at the trained positions, sum of min(p, q)",
     "learner/answer_nll": "-log q of given answers, nats per token",

@@ -19,6 +19,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+DivergenceName = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jeffreys",
+    "jsd",
+    "skew_kl",
+    "skew_reverse_kl",
+    "total_variation",
+    "akl",
+    "atkd",
+]
 REFERENCE: dict[str, Any] = {
     "gamma": 0.95,
     "reward_scaling": 0.5,
@@ -31,18 +42,46 @@ REFERENCE: dict[str, Any] = {
     "text_teacher_share": 0.5,
 }
 """What the reference code does where it departs from the paper."""
+OPD: dict[str, Any] = {
+    "gamma": 0.0,
+    "advantage": "from_current",
+    "length_norm": False,
+    "single_step": False,
+    "single_step_weight": "none",
+    "importance_weight": "none",
+    "clip": "none",
+}
+"""Per-token on-policy distillation (Thinking Machines, 2025); it samples from the student alone."""
 
 
 class ObjectiveConfig(Section):
     """What the student learns by. Defaults follow the paper."""
 
-    kind: Literal["minillm", "lm", "forward_kl"] = "minillm"
-    """minillm = reverse-KL policy gradient on sampled answers (equation 7); lm = plain fine-tuning on
-    given answers; forward_kl = KL(teacher || student) at each position of given answers."""
-    preset: Literal["paper", "reference"] = "paper"
-    """Where the other settings start from; a setting that is written out wins."""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Discount of rewards ahead. Paper 1, reference 0.95."""
+    kind: Literal["minillm", "lm", "kd"] = "minillm"
+    """minillm = reverse-KL policy gradient on sampled answers (equation 7); lm = plain fine-tuning on given
+    answers; kd = a divergence between teacher and student at each position of given or sampled answers."""
+    preset: Literal["paper", "reference", "opd"] = "paper"
+    """Where the other settings start from; a setting that is written out wins. opd = on-policy distillation
+    by the sampled tokens alone: advantage = log p - log q of the token itself, nothing else."""
+    divergence: DivergenceName = "forward_kl"
+    """What kd minimises. jsd is GKD's, skew_kl and skew_reverse_kl are DistiLLM's, akl weighs both KLs by
+    where student and teacher differ, atkd treats tokens by how sure the teacher is of them."""
+    sampled_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of each set that is sampled, the rest being the data's answers: GKD's lambda, but exact in every
+    set. null = all for minillm, none for the others. Sampled by the student alone at rollout.teacher_mix = 0,
+    by the teacher alone at 1."""
+    jsd_beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the teacher in the mixture that jsd compares both with."""
+    skew: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the other network in what skew_kl and skew_reverse_kl compare with; 0 = the plain KL."""
+    akl_mass: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Mass of the teacher's likeliest words that akl calls the head."""
+    atkd_easy_weight: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Weight of the mean over easy tokens in atkd; the hard ones get the rest."""
+    lm_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of -log q of the answers' own tokens in kd's loss; 0.5 in the paper's KD baseline."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Discount of rewards ahead. Paper 1, reference 0.95, opd 0."""
     reward_scaling: Annotated[float, Field(gt=0)] = 1.0
     """Rewards log p - log q are divided by this. Reference 0.5; whitening takes it out again."""
     reward_clip: Annotated[float, Field(gt=0)] | None = None
@@ -87,14 +126,26 @@ class ObjectiveConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _start_from_preset(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("preset") == "reference":
-            return {**REFERENCE, **values}
-        return values
+        preset = values.get("preset") if isinstance(values, dict) else None
+        start = {"reference": REFERENCE, "opd": OPD}.get(preset) if isinstance(preset, str) else None
+        return {**start, **values} if start else values
 
     @property
     def needs_teacher_hidden(self) -> bool:
         """Whether the loss on answers sums over the teacher's whole vocabulary."""
-        return self.kind == "forward_kl" or (self.kind == "minillm" and self.single_step)
+        return self.kind == "kd" or (self.kind == "minillm" and self.single_step)
+
+    @property
+    def splits_tokens(self) -> bool:
+        """Whether the loss treats tokens by their place among all tokens of the step."""
+        return self.kind == "kd" and self.divergence == "atkd"
+
+    @property
+    def share_sampled(self) -> float:
+        """Share of each set of answers that is sampled."""
+        if self.sampled_share is None:
+            return 1.0 if self.kind == "minillm" else 0.0
+        return self.sampled_share
 
     def faults(self) -> list[str]:
         """What is wrong only together, each with key, value and way out."""
@@ -115,6 +166,23 @@ class ObjectiveConfig(Section):
                     f"objective.clip = {self.clip} cannot stand beside per_decision weights;"
                     " set objective.clip=none"
                 )
+        if self.kind != "kd" and self.sampled_share not in (None, 1.0 if self.kind == "minillm" else 0.0):
+            found.append(
+                f"objective.sampled_share = {self.sampled_share:g} is for kd; {self.kind} learns from"
+                f" {'sampled' if self.kind == 'minillm' else 'given'} answers alone; remove it, or set"
+                " objective.kind=kd"
+            )
+        if self.kind == "kd" and self.divergence == "jsd" and self.jsd_beta in (0, 1):
+            limit = "forward_kl" if self.jsd_beta == 0 else "reverse_kl"
+            found.append(
+                f"objective.jsd_beta = {self.jsd_beta:g} compares each network with itself, so nothing would"
+                f" be learned; what jsd tends to, divided by its weight, is objective.divergence={limit}"
+            )
+        if self.kind == "kd" and self.divergence == "atkd" and self.reduction != "tokens":
+            found.append(
+                f"objective.reduction = {self.reduction} cannot stand beside atkd, which is made of means"
+                " over tokens; set objective.reduction=tokens"
+            )
         if self.kind == "minillm" and not (self.single_step or self.long_term):
             found.append(
                 "objective.single_step = false and objective.long_term = false leave nothing to learn;"

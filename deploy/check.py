@@ -127,7 +127,7 @@ class _Look:
 
     def at_all(self) -> tuple[dict[str, int], list[str]]:
         config = self._config
-        self._at("train", load_prompts if config.samples_answers else load_passages)
+        self._at("train", load_passages if config.given_answers else load_prompts)
         if config.data.validation is not None:
             by_loss = config.validation.metric == "loss"
             kept = self._at("validation", load_passages if by_loss else load_prompts)
@@ -173,7 +173,7 @@ class _Look:
 
     def _compare_with_a_set(self) -> None:
         rollout, have = self._config.rollout, self._records.get("train")
-        need = rollout.answers // (rollout.samples if self._config.samples_answers else 1)
+        need = max(self._config.sampled_answers // rollout.samples, self._config.given_answers)
         if have is not None and have < need:
             self._notes.append(f"a set takes {need} records, data.train has {have}: some come twice in it")
 

@@ -5,7 +5,8 @@ Given answers and text are put into the object store here, in pieces, so that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 
@@ -30,14 +31,12 @@ class Feed:
         self._answers: PromptStream[Passage] | None = None
         self._text: PromptStream[Passage] | None = None
         seed, shuffle = config.seed, config.data.shuffle
-        if config.samples_answers:
-            self._prompts = PromptStream(
-                self._kept(load_prompts(config, "train")), seed=seed, shuffle=shuffle
-            )
-        else:
-            self._answers = PromptStream(
-                self._kept(load_passages(config, "train")), seed=seed, shuffle=shuffle
-            )
+        if config.sampled_answers:
+            kept = self._kept(load_prompts(config, "train"))
+            self._prompts = PromptStream(kept, seed=seed, shuffle=shuffle)
+        if config.given_answers:
+            kept = self._kept(load_passages(config, "train"))
+            self._answers = PromptStream(kept, seed=seed + bool(self._prompts), shuffle=shuffle)
         if config.text is not None:
             self._text = PromptStream(load_blocks(config), seed=seed)
         if config.data.validation is not None:
@@ -69,19 +68,18 @@ class Feed:
             for piece in pieces_of(passages, self._piece)
         ]
 
-    def cursors(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Where prompts (or answers) and text stand."""
-        stream = self._prompts or self._answers
-        assert stream is not None
-        return stream.state(), self._text.state() if self._text else {}
+    def cursors(self) -> dict[str, dict[str, int]]:
+        """Where prompts, answers and text stand, of those that the run has."""
+        return {name: stream.state() for name, stream in self._streams().items()}
 
-    def move_to(self, prompts: dict[str, int], text: dict[str, int]) -> None:
+    def move_to(self, cursors: Mapping[str, Mapping[str, int]]) -> None:
         """Go on from `cursors` of an earlier process."""
-        stream = self._prompts or self._answers
-        assert stream is not None
-        stream.move_to(prompts)
-        if self._text:
-            self._text.move_to(text)
+        for name, stream in self._streams().items():
+            stream.move_to(cursors[name])
+
+    def _streams(self) -> dict[str, PromptStream[Any]]:
+        found = {"prompts": self._prompts, "answers": self._answers, "text": self._text}
+        return {name: stream for name, stream in found.items() if stream is not None}
 
     def _kept(self, kept):
         self.dropped += kept.dropped

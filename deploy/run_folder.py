@@ -28,10 +28,8 @@ class State:
     """Sets of answers that are behind us."""
     version: int = 0
     """Weight publications."""
-    prompts: dict[str, int] = field(default_factory=dict)
-    """Cursor of the training prompts or answers."""
-    text: dict[str, int] = field(default_factory=dict)
-    """Cursor of the plain text."""
+    cursors: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Where prompts, given answers and plain text stand; see Feed.cursors."""
     best_step: int = 0
     best_value: float | None = None
     first_health: dict[str, float] = field(default_factory=dict)

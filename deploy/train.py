@@ -92,21 +92,11 @@ class Driver:
         return self._finish(began)
 
     def _collect_and_score(self) -> list[Chunk]:
+        """A set of answers, sampled, given, or some of both, as the objective needs them."""
         config, number = self._config, self._state.sets
-        began = time.monotonic()
-        if config.samples_answers:
-            self._progress.phase("sampling")
-            prompts = self._feed.take_prompts(config.rollout.answers // config.rollout.samples)
-            chunks = self._cast.roll(prompts, self._spec(seed=number), self._counting(config.rollout.answers))
-            seconds = time.monotonic() - began
-            tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
-            self._recorder.record(
-                self._state.step,
-                {"rollout/set_s": seconds, "rollout/tokens_per_s": tokens / seconds},
-            )
-            self._progress.show(drawn=f"{tokens / seconds:,.0f} tokens/s")
-        else:
-            chunks = self._feed.take_answers(config.rollout.answers)
+        chunks = self._sample(number) if config.sampled_answers else []
+        if config.given_answers:
+            chunks += self._feed.take_answers(config.given_answers)
         if config.objective.kind == "lm":
             return chunks
         began = time.monotonic()
@@ -121,6 +111,19 @@ class Driver:
         self._recorder.record(self._state.step, values)
         self._watch(values)
         return scored
+
+    def _sample(self, number: int) -> list[Chunk]:
+        config = self._config
+        began = time.monotonic()
+        self._progress.phase("sampling")
+        prompts = self._feed.take_prompts(config.sampled_answers // config.rollout.samples)
+        chunks = self._cast.roll(prompts, self._spec(seed=number), self._counting(config.sampled_answers))
+        seconds = time.monotonic() - began
+        tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
+        values = {"rollout/set_s": seconds, "rollout/tokens_per_s": tokens / seconds}
+        self._recorder.record(self._state.step, values)
+        self._progress.show(drawn=f"{tokens / seconds:,.0f} tokens/s")
+        return chunks
 
     def _learn(self, chunks: list[Chunk]) -> None:
         """Inner epochs over one set, each in an order of its own."""
@@ -147,7 +150,7 @@ class Driver:
     def _text_items(self) -> list[Item]:
         """Plain text for one step's language-model term; scored by the teacher where it has a share."""
         config = self._config
-        if config.text is None or config.objective.lm_coef == 0 or config.objective.kind != "minillm":
+        if config.text is None or config.objective.lm_coef == 0 or config.objective.kind == "lm":
             return []
         chunks = self._feed.take_text(config.text.batch_size or config.learner.batch_size)
         if config.objective.text_teacher_share > 0:
@@ -249,7 +252,7 @@ class Driver:
         every = config.checkpoint_every
         if state.step // every > max(before, 0) // every or state.step >= config.learner.steps:
             self._progress.phase("saving a checkpoint")
-            state.prompts, state.text = self._feed.cursors()
+            state.cursors = self._feed.cursors()
             self._cast.learner.save(self._folder.checkpoint(state.step))
             self._folder.complete_checkpoint(state, config.keep_checkpoints)
 
@@ -258,7 +261,7 @@ class Driver:
         state = self._state
         self._progress.phase(f"going on from step {state.step}")
         self._cast.learner.restore(self._folder.checkpoint(state.step))
-        self._feed.move_to(state.prompts, state.text)
+        self._feed.move_to(state.cursors)
         self._cast.load(self._cast.learner.publish(WeightVersion(state.version)))
         self._measured_at = state.step
 

@@ -5,24 +5,23 @@ gradient is taken in closed form while they are there, already in the forward pa
 twice and backward only scales. With q = softmax(z), D = log q - log p and z the student's logits over the
 temperature:
 
-    reverse KL      sum q D            d/dz = q (D - KL)
-    forward KL      sum p (-D)         d/dz = q - p        (cross-entropy, -sum p log q: the same)
     drawn token     log q(y)           d/dz = onehot(y) - q
+    reverse KL      sum q D            d/dz = q (D - KL)       and so on, see `divergences`
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..common.divergence import forward_kl, row_dot, shared_mass
+from ..common.divergence import shared_mass
 from ..common.heads import Head
-from .objective import Divergence, TokenLoss
+from .divergences import Divergence
+from .objective import TokenLoss
 
 CHUNK_TOKENS = 512
 """Positions per chunk. Below it matrix products lose speed; above it buffers grow for nothing gained."""
@@ -68,7 +67,8 @@ def fused_loss(
     so that parts of a batch add up.
     """
     if (divergence or overlap) and (teacher is None or teacher_hidden is None):
-        raise ValueError(f"divergence {divergence!r} needs the teacher's hidden states and head")
+        name = divergence.name if divergence else "the overlap"
+        raise ValueError(f"{name} needs the teacher's hidden states and head")
     if teacher is not None and teacher.vocabulary != student.vocabulary:
         raise ValueError(
             f"heads must be cut to one vocabulary; student {student.vocabulary}, teacher {teacher.vocabulary}"
@@ -220,57 +220,19 @@ def _walk_chunk(
         torch.log_softmax(log_p, -1, out=log_p)
         if job.overlap:
             job.parts["overlap"].append(shared_mass(log_q, log_p))
-    value, slope_of = _DIVERGENCES[job.divergence](log_q, log_p)
+    if job.divergence is None or log_p is None:
+        value, slope_of = log_q.new_zeros(len(log_q)), None
+    else:
+        value, slope_of = job.divergence.walk(log_q, log_p, ids, tokens)
     total, by_divergence, by_logprob = job.chunk_loss(value, logprob, tokens)
     if gradients.wanted:
-        slope = slope_of(by_divergence[:, None], by_logprob[:, None])
+        if slope_of is None:
+            slope = log_q.exp_().mul_(-by_logprob[:, None])
+        else:
+            slope = slope_of(by_divergence[:, None], by_logprob[:, None])
         slope.scatter_add_(1, ids, by_logprob[:, None])
         if job.student.soft_cap is not None:  # d/dx of cap tanh(x / cap) is 1 - tanh^2
             tanh_squared = views[2].mul_(job.temperature / job.student.soft_cap).square_()
             slope.addcmul_(slope, tanh_squared, value=-1.0)
         gradients.add(slope, hidden, tokens)
     return total
-
-
-_Slope = Callable[[Tensor, Tensor], Tensor]
-"""(d/d divergence [n, 1], d/d log q [n, 1]) to d/dz [n, vocabulary], still without the onehot(y) part."""
-
-
-def _reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, _Slope]:
-    difference = torch.sub(log_q, log_p, out=log_p)
-    q = log_q.exp_()
-    value = row_dot(q, difference)
-
-    def slope(by_kl: Tensor, by_logprob: Tensor) -> Tensor:
-        constant = -(by_kl * value[:, None] + by_logprob)
-        return torch.addcmul(constant, difference, by_kl, out=difference).mul_(q)
-
-    return value, slope
-
-
-def _forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, _Slope]:
-    value = forward_kl(log_q, log_p)
-    return value, _forward_slope(log_q.exp_(), log_p.exp_())
-
-
-def _cross_entropy(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, _Slope]:
-    p = log_p.exp_()
-    value = -row_dot(p, log_q)
-    return value, _forward_slope(log_q.exp_(), p)
-
-
-def _forward_slope(q: Tensor, p: Tensor) -> _Slope:
-    return lambda by_kl, by_logprob: q.mul_(by_kl - by_logprob).addcmul_(p, by_kl, value=-1.0)
-
-
-def _drawn_alone(log_q: Tensor, log_p: Tensor | None) -> tuple[Tensor, _Slope]:
-    value = log_q.new_zeros(len(log_q))
-    return value, lambda by_kl, by_logprob: log_q.exp_().mul_(-by_logprob)
-
-
-_DIVERGENCES: dict[Divergence | None, Callable[..., tuple[Tensor, _Slope]]] = {
-    "reverse_kl": _reverse_kl,
-    "forward_kl": _forward_kl,
-    "cross_entropy": _cross_entropy,
-    None: _drawn_alone,
-}

@@ -2,7 +2,7 @@
 
     minillm       equations 3-7: importance-weighted single-step reverse KL + policy gradient on what follows
     lm            -log q of the given answer's tokens
-    forward_kl    exact KL(p || q) at each position of the given answers
+    kd            an exact divergence between p and q at each position of the answers (see divergences)
 
 Two stages. `token_constants` makes what stays fixed while q moves within an optimiser step (returns, log p~);
 `token_loss` turns these and the exact single-step KL into a loss per token, differentiable in the KL and in
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..common.errors import ConfigError
 from ..common.objective import ObjectiveConfig
+from .divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
 from .returns import (
     Moments,
     ahead_of,
@@ -33,7 +33,6 @@ from .returns import (
     whitened,
 )
 
-Divergence = Literal["reverse_kl", "forward_kl", "cross_entropy"]
 TokenLoss = Callable[[Tensor, Tensor, slice], tuple[Tensor, dict[str, Tensor]]]
 """(divergence [n], log q [n], which tokens) to (loss [n], detached figures [n] by name)."""
 
@@ -239,12 +238,23 @@ def _policy_surrogate(
     return ratio, fixed * loss, clipped
 
 
-def answer_loss(settings: ObjectiveConfig, constants: TokenConstants | None = None) -> TokenLoss:
-    """The token loss of answers under `settings.kind`; `constants`, packed to [N], for `minillm` only."""
+def answer_loss(
+    settings: ObjectiveConfig, constants: TokenConstants | None = None, weights: Tensor | None = None
+) -> TokenLoss:
+    """The token loss of answers under `settings.kind`.
+
+    `constants`, packed to [N], for `minillm` only; `weights` [N] of the divergences, for `kd` by atkd only.
+    """
     if settings.kind == "lm":
         return lambda divergence, logprob, tokens: (-logprob, {})
-    if settings.kind == "forward_kl":
-        return lambda divergence, logprob, tokens: (divergence, {})
+    if settings.kind == "kd":
+        share = settings.lm_share
+
+        def kd_loss(divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            weighted = divergence if weights is None else weights[tokens] * divergence
+            return ((1 - share) * weighted - share * logprob if share else weighted), {}
+
+        return kd_loss
     if constants is None:
         raise ValueError("the minillm loss needs token constants")
     return lambda divergence, logprob, tokens: token_loss(divergence, logprob, constants[tokens], settings)
@@ -259,16 +269,19 @@ def text_loss(settings: ObjectiveConfig) -> TokenLoss:
     return lambda divergence, logprob, tokens: (share * divergence - (1 - share) * logprob, {})
 
 
-def answer_divergence(settings: ObjectiveConfig) -> Divergence | None:
-    """Which full-vocabulary divergence the answers' loss reads; None: it needs no teacher head."""
-    if settings.kind == "minillm":
-        return "reverse_kl" if settings.single_step else None
-    return "forward_kl" if settings.kind == "forward_kl" else None
+def answer_divergence(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence | None:
+    """Which full-vocabulary divergence the answers' loss reads; None: it needs no teacher head.
+
+    `hard` bool [N]: which tokens are hard, for `kd` by atkd only.
+    """
+    if settings.kind == "kd":
+        return divergence_of(settings, hard)
+    return REVERSE_KL if settings.kind == "minillm" and settings.single_step else None
 
 
 def text_divergence(settings: ObjectiveConfig) -> Divergence | None:
     """Which full-vocabulary divergence the text's loss reads; None: it needs no teacher head."""
-    return "cross_entropy" if settings.text_teacher_share > 0 else None
+    return CROSS_ENTROPY if settings.text_teacher_share > 0 else None
 
 
 def loss_count(lengths: Tensor, settings: ObjectiveConfig) -> int:

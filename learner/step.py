@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from ..common.divergence import drawn_logprobs
-from ..common.errors import NonFiniteLoss
+from ..common.errors import DataError, NonFiniteLoss
 from ..common.heads import Head
 from ..common.messages import Passage, Scored
-from ..common.metrics import Metrics
+from ..common.metrics import CATALOGUE, Metrics
 from ..common.objective import ObjectiveConfig
 from .batching import Batch, pad, pad_answers
 from .dealing import Item, Share
+from .divergences import Divergence, DoubtSplit
 from .fused_head import FusedLoss, fused_loss
 from .objective import (
-    Divergence,
     TokenLoss,
     advantage_moments,
     answer_divergence,
@@ -99,6 +99,16 @@ class _Sums:
         self.totals[name] += values.sum(dtype=torch.float64).item()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What the loss of one micro-batch must know of the whole optimiser step."""
+
+    moments: Moments | None
+    """Of the advantages, for whitening."""
+    split: DoubtSplit | None
+    """Easy and hard tokens, for atkd."""
+
+
 class StepRunner:
     """Makes optimiser steps on one rank's engine."""
 
@@ -112,11 +122,14 @@ class StepRunner:
         Raises NonFiniteLoss on all ranks, with the weights as they were, where loss or gradient is no number.
         """
         objective, sums = self._rules.objective, _Sums()
-        statistics = self._statistics(share, load) if self._is_minillm and objective.whiten else None
+        facts = _Facts(
+            moments=self._moments(share, load) if self._is_minillm and objective.whiten else None,
+            split=self._split(share, load) if objective.splits_tokens else None,
+        )
         for micro_batch in share.answers.micro_batches:
             samples = [load(item) for item in micro_batch]
             divisor = share.answers.totals.divisor(objective.reduction)
-            self._learn_answers(samples, statistics, divisor, sums, fresh=fresh)
+            self._learn_answers(samples, facts, divisor, sums, fresh=fresh)
         for micro_batch in share.texts.micro_batches:
             divisor = share.texts.totals.divisor(objective.reduction)
             self._learn_text([load(item) for item in micro_batch], divisor, sums)
@@ -135,7 +148,7 @@ class StepRunner:
     def _is_minillm(self) -> bool:
         return self._rules.objective.kind == "minillm"
 
-    def _statistics(self, share: Share, load: Load) -> Moments:
+    def _moments(self, share: Share, load: Load) -> Moments:
         """Whitening statistics of the step, from what was sampled and scored alone."""
         objective, rules = self._rules.objective, self._rules
         parts = []
@@ -145,28 +158,38 @@ class StepRunner:
                 parts.append(advantage_moments(answers, objective, rules.max_new_tokens))
         return Moments(*self._engine.all_reduce_sum(merged(parts).as_list()))
 
+    def _split(self, share: Share, load: Load) -> DoubtSplit:
+        """Which tokens the teacher doubts, over all ranks."""
+        mine = [doubts(load(item)) for run in share.answers.micro_batches for item in run]
+        parts = [part for of_rank in self._engine.all_gather(mine) for part in of_rank]
+        return DoubtSplit.of(torch.cat(parts) if parts else torch.zeros(0))
+
     def _learn_answers(
         self,
         samples: Sequence[Scored | Passage],
-        statistics: Moments | None,
+        facts: _Facts,
         divisor: int,
         sums: _Sums,
         *,
         fresh: bool,
     ) -> None:
         objective = self._rules.objective
-        divergence = answer_divergence(objective)
-        batch = pad(samples, self._engine.device, hidden=divergence is not None)
-        sampled = None
+        batch = pad(samples, self._engine.device, hidden=objective.needs_teacher_hidden)
+        sampled = hard = weights = None
+        if facts.split is not None:
+            given = [doubts(sample) for sample in samples] or [torch.zeros(0)]
+            hard = facts.split.hard(torch.cat(given)).to(self._engine.device)
+            weights = facts.split.weights(hard, objective.atkd_easy_weight)
+        divergence = answer_divergence(objective, hard)
         if not self._is_minillm:
-            loss = answer_loss(objective)
+            loss = answer_loss(objective, weights=weights)
         else:
             answers = pad_answers(samples, self._engine.device, objective.reward_temperature)
             current = None
             if needs_current_logprobs(objective):
                 current = torch.zeros_like(answers.student_logprobs)
                 current[answers.mask] = self._current_logprobs(batch)
-            packed = token_constants(answers, objective, statistics, current)[answers.mask]
+            packed = token_constants(answers, objective, facts.moments, current)[answers.mask]
             sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
         overlap = fresh and divergence is not None
         fused = self._fused(batch, loss, divergence, divisor, self._rules.temperature, overlap=overlap)
@@ -246,11 +269,14 @@ class StepRunner:
         found: Metrics = {"learner/loss": (totals["loss"], 1.0)}
         if texts.answers:
             found["learner/text_loss"] = (totals["text"], float(texts.answer_tokens))
-        if divergence := answer_divergence(objective):
-            found[f"learner/{divergence}"] = (totals["divergence"], tokens)
         if not self._is_minillm:
             found["learner/answer_nll"] = (totals["nll"], tokens)
+            if objective.kind == "kd":
+                name = f"learner/{objective.divergence}"
+                found[name if name in CATALOGUE else "learner/divergence"] = (totals["divergence"], tokens)
             return found
+        if objective.single_step:
+            found["learner/reverse_kl"] = (totals["divergence"], tokens)
         if objective.long_term:
             found["learner/long_term_loss"] = (totals["long_term"] / divisor, 1.0)
         if objective.single_step:
@@ -261,7 +287,7 @@ class StepRunner:
             found["learner/clip_fraction_first"] = (totals["clipped"], tokens)
         if fresh:
             found["learner/engine_gap"] = (totals["gap"], tokens)
-        if fresh and divergence:
+        if fresh and objective.single_step:
             found["learner/overlap"] = (totals["overlap"], tokens)
         return found
 
@@ -286,6 +312,13 @@ def teacher_hidden(batch: Batch, teacher: Head | None) -> Tensor | None:
     if batch.teacher_hidden is not None or batch.names or teacher is None:
         return batch.teacher_hidden
     return teacher.weight.new_zeros(0, teacher.weight.shape[1])
+
+
+def doubts(sample: Scored | Passage) -> Tensor:
+    """1 - p of each token of an answer [T], p the teacher's probability at the temperature of the loss."""
+    if not isinstance(sample, Scored):
+        raise DataError(f"{_names([sample])[0]}: atkd needs answers that a teacher has scored")
+    return -torch.expm1(torch.tensor(sample.teacher_logprobs, dtype=torch.float32))
 
 
 def _names(samples: Sequence[Scored | Passage]) -> list[str]:

@@ -8,13 +8,15 @@ from minillm_ray.deploy.run_folder import RunFolder, State
 
 def checkpoint(folder: RunFolder, step: int, keep: int = 2) -> None:
     folder.checkpoint(step).mkdir(parents=True)
-    folder.complete_checkpoint(State(step=step, version=step // 4, prompts={"taken": step}), keep)
+    folder.complete_checkpoint(
+        State(step=step, version=step // 4, cursors={"prompts": {"taken": step}}), keep
+    )
 
 
 def test_a_state_comes_back_as_it_was_kept(tmp_path):
     folder = RunFolder(tmp_path)
     checkpoint(folder, 16)
-    assert folder.newest_state() == State(step=16, version=4, prompts={"taken": 16})
+    assert folder.newest_state() == State(step=16, version=4, cursors={"prompts": {"taken": 16}})
 
 
 def test_a_checkpoint_that_was_not_completed_is_not_resumed_from(tmp_path):

@@ -110,3 +110,22 @@ def test_the_folder_holds_what_a_person_looks_for(finished):
         "last/model.safetensors",
     ):
         assert (finished.folder / name).exists(), name
+
+
+def test_a_divergence_is_learned_on_half_sampled_and_half_given_answers(
+    ray_cluster, tiny_pair, questions, tmp_path
+):
+    teacher, student = tiny_pair
+    config = tiny_run(
+        teacher,
+        student,
+        questions,
+        tmp_path / "run",
+        objective={"kind": "kd", "divergence": "jsd", "sampled_share": 0.5},
+        rollout={"teacher_mix": 0.0},
+    )
+    train(config)
+    rows = pd.concat([pd.read_parquet(p) for p in sorted((tmp_path / "run" / "rollouts").glob("*.parquet"))])
+    assert len(rows) == 16
+    assert list(rows["finish"].isna()).count(True) == 8  # what was not sampled did not end in any way
+    assert all(row["learner/divergence"] > 0 for row in steps_of(tmp_path / "run"))

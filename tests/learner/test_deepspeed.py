@@ -220,3 +220,17 @@ def test_offload_without_zero_is_refused_with_the_way_out() -> None:
 
 def test_bfloat16_never_adds_gradients_up_in_bfloat16() -> None:
     assert [zero_stage(LearnerConfig(precision="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
+
+
+def test_the_tokens_that_atkd_calls_hard_are_those_of_all_ranks(
+    worlds: dict[int, World], scene: Scene
+) -> None:
+    objective = ObjectiveConfig(kind="kd", divergence="atkd")
+    found = [
+        worlds[ranks].run(train, run_config(scene, objective=objective, ranks=ranks, micro_batch=2), scene, 2)
+        for ranks in (1, 2)
+    ]
+    ((alone, _),), ((shared, _), *_) = found
+    for one, two in zip(alone, shared, strict=True):
+        assert two["learner/divergence"] == pytest.approx(one["learner/divergence"], rel=1e-5)
+        assert two["learner/grad_norm"] == pytest.approx(one["learner/grad_norm"], rel=1e-4)

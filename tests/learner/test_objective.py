@@ -7,6 +7,7 @@ import torch
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.common.heads import Head
 from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL
 from minillm_ray.learner.fused_head import fused_loss
 from minillm_ray.learner.objective import (
     Answers,
@@ -35,7 +36,7 @@ KINDS = {
     "capped": changed(PAPER, clip_centre="student_at_sampling", importance_cap=1.1),
     "no_weights": changed(PAPER, importance_weight="none", single_step_weight="none"),
     "lm": ObjectiveConfig(kind="lm"),
-    "forward_kl": ObjectiveConfig(kind="forward_kl"),
+    "forward_kl": ObjectiveConfig(kind="kd"),
 }
 
 
@@ -68,12 +69,14 @@ def test_settings_that_contradict_are_refused_with_a_way_out(changes: dict, word
 
 
 def test_only_losses_that_read_a_divergence_ask_for_one():
-    assert answer_divergence(PAPER) == "reverse_kl"
+    assert answer_divergence(PAPER) is REVERSE_KL
     assert answer_divergence(changed(PAPER, single_step=False)) is None
     assert answer_divergence(KINDS["lm"]) is None
-    assert answer_divergence(KINDS["forward_kl"]) == "forward_kl"
+    kd = answer_divergence(KINDS["forward_kl"])
+    assert kd is not None
+    assert kd.name == "forward_kl"
     assert text_divergence(PAPER) is None
-    assert text_divergence(REFERENCE) == "cross_entropy"
+    assert text_divergence(REFERENCE) is CROSS_ENTROPY
 
 
 def test_only_per_decision_weights_need_the_current_logprobs():

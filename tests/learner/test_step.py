@@ -116,7 +116,9 @@ OBJECTIVES = {
         importance_weight="per_decision", single_step_weight="per_decision", length_norm=False, clip="none"
     ),
     "long term alone": ObjectiveConfig(single_step=False),
-    "forward KL": ObjectiveConfig(kind="forward_kl"),
+    "forward KL": ObjectiveConfig(kind="kd"),
+    "jsd, with its own cross-entropy": ObjectiveConfig(kind="kd", divergence="jsd", lm_share=0.5),
+    "atkd": ObjectiveConfig(kind="kd", divergence="atkd"),
     "language model": ObjectiveConfig(kind="lm", reduction="sequences"),
 }
 
@@ -153,7 +155,7 @@ def test_forward_kl_is_the_exact_sum_over_the_vocabulary(scene: Scene) -> None:
         return total / tokens
 
     value, want = gradient_of(loss, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="forward_kl"), scene.samples)
+    found, gradient = step(scene, ObjectiveConfig(kind="kd"), scene.samples)
     assert_same(gradient, want)
     assert found["learner/forward_kl"] == pytest.approx(value, rel=1e-5)
 
