@@ -92,15 +92,11 @@ class TextConfig(Section):
     """Blocks mixed into each optimiser step; null = as many as answers."""
 
 
-class RolloutConfig(Section):
-    """How answers are drawn."""
+class EngineConfig(Section):
+    """vLLM engines, and how they draw."""
 
     actors: Count = 1
     """vLLM engines, one Ray actor each."""
-    answers: Count = 256
-    """Answers collected with one set of weights, over which the inner epochs run; given ones included."""
-    samples: Count = 1
-    """Answers to each prompt."""
     chunk: Count = 64
     """Prompts sent to an actor at once; what travels through the object store as one piece."""
     max_new_tokens: Count = 256
@@ -111,8 +107,6 @@ class RolloutConfig(Section):
     """Keeps the smallest set of tokens with this mass, in each network before the mixing."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keeps the k best tokens of each network before the mixing; 0 = all."""
-    teacher_mix: Share = 0.2
-    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
     precision: Precision = "float32"
     """Of weights and keys and values inside vLLM."""
     max_sequences: Count = 64
@@ -121,6 +115,17 @@ class RolloutConfig(Section):
     """Memory for keys and values in each engine, of both networks together."""
     eager: bool = True
     """Run vLLM without compiling. false needs a C++ compiler and a longer start."""
+
+
+class RolloutConfig(EngineConfig):
+    """How answers are drawn to learn from."""
+
+    answers: Count = 256
+    """Answers collected with one set of weights, over which the inner epochs run; given ones included."""
+    samples: Count = 1
+    """Answers to each prompt."""
+    teacher_mix: Share = 0.2
+    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
 
 
 class ScoringConfig(Section):

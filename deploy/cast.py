@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,7 @@ from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
 from ..learner.group import LearnerGroup
 from .check import Plan
-from .placement import Reservation
+from .placement import Reservation, places
 from .run_folder import RunFolder
 
 Told = Callable[[BatchSummary], None]
@@ -47,7 +48,7 @@ class Cast:
         self._teachers = Pool.of(
             [self._teacher(n, plan, reserved) for n in reserved.names("teacher")], "teacher"
         )
-        self._wait(config.cluster.start_timeout_s)
+        wait_for(self._all(), config.cluster.start_timeout_s)
         self.learner.ready()
         if self._teachers.actors:
             self.learner.set_teacher_head(self._teachers.actors[0].head.remote())
@@ -70,21 +71,6 @@ class Cast:
         return TeacherActor.options(**reserved.options(name)).remote(
             name, self._config.teacher, self._config.scoring, plan.vocabulary, reserved.threads(name)
         )  # fmt: skip
-
-    def _wait(self, timeout_s: float) -> None:
-        try:
-            ray.get([actor.ready.remote() for actor in self._all()], timeout=timeout_s)
-        except GetTimeoutError as late:
-            raise ClusterError(
-                f"actors did not come up within cluster.start_timeout_s = {timeout_s:g};"
-                " see their logs in Ray's dashboard, or raise it"
-            ) from late
-        except RayTaskError as failure:
-            if isinstance(failure.cause, MinillmError):
-                raise failure.cause from None
-            raise ClusterError(f"an actor could not start: {failure}") from failure
-        except RayActorError as death:
-            raise ClusterError(f"an actor died while starting: {death}") from death
 
     def _all(self) -> list[Any]:
         """Every actor but the learner's."""
@@ -143,10 +129,27 @@ class Cast:
             ray.kill(actor)
 
 
+def wait_for(actors: Sequence[Any], timeout_s: float) -> None:
+    """Until all are ready. Raises ClusterError, or what kept one from starting."""
+    try:
+        ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
+    except GetTimeoutError as late:
+        raise ClusterError(
+            f"actors did not come up within cluster.start_timeout_s = {timeout_s:g};"
+            " see their logs in Ray's dashboard, or raise it"
+        ) from late
+    except RayTaskError as failure:
+        if isinstance(failure.cause, MinillmError):
+            raise failure.cause from None
+        raise ClusterError(f"an actor could not start: {failure}") from failure
+    except RayActorError as death:
+        raise ClusterError(f"an actor died while starting: {death}") from death
+
+
 @contextmanager
 def cast(config: RunConfig, plan: Plan, folder: RunFolder) -> Iterator[Cast]:
     """The cast for the length of the block; its places are given back whatever happens."""
-    reserved = Reservation(config)
+    reserved = Reservation(places(config, os.cpu_count() or 1), config.cluster)
     try:
         players = Cast(config, plan, folder, reserved)
         try:

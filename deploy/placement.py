@@ -5,7 +5,7 @@ Reserving everything at once means that a run which does not fit says so before 
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from ..common.config import RunConfig
+from ..common.config import ClusterConfig, RunConfig
 from ..common.errors import ClusterError
 
 
@@ -66,12 +66,12 @@ def needs_rollouts(config: RunConfig) -> bool:
 
 
 class Reservation:
-    """The run's share of the cluster, held from start to end."""
+    """A share of the cluster for actors that start together, held from start to end."""
 
-    def __init__(self, config: RunConfig):
-        self._places = places(config, os.cpu_count() or 1)
-        self._group = self._reserve(config.cluster.start_timeout_s)
-        self._writer_cpus = config.cluster.writer_cpus
+    def __init__(self, wanted: Sequence[Place], settings: ClusterConfig):
+        self._places = list(wanted)
+        self._group = self._reserve(settings.start_timeout_s)
+        self._writer_cpus = settings.writer_cpus
 
     def _reserve(self, timeout_s: float) -> PlacementGroup:
         bundles = [place.bundle for place in self._places]
