@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.util.metrics import Gauge
-from torch.utils.tensorboard.writer import SummaryWriter
-
+from ..common.errors import DataError
 from ..common.messages import Dropped
 from ..common.metrics import CATALOGUE
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
 
 
 class Recorder:
     """Keeps the numbers of one run folder."""
 
     def __init__(self, folder: Path, run: str):
+        # Here and in _gauge, so that who only reads metrics waits for neither torch nor Ray.
+        from torch.utils.tensorboard.writer import SummaryWriter
+
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"))
@@ -50,6 +54,8 @@ class Recorder:
         self._board.close()
 
     def _gauge(self, name: str) -> Gauge:
+        from ray.util.metrics import Gauge
+
         if name not in self._gauges:
             gauge = Gauge("minillm_" + name.replace("/", "_"), CATALOGUE[name], tag_keys=("run",))
             gauge.set_default_tags({"run": self._run})
@@ -70,9 +76,8 @@ def summary_of(drops: Sequence[Dropped]) -> list[str]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Every line of a run's metrics, oldest first, events left out."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if "event" not in row]
+    """Every line of a run's metrics, oldest first, events left out. Raises DataError at a damaged line."""
+    return [row for _, row in _lines(folder / "metrics.jsonl") if "event" not in row]
 
 
 def forget_after(folder: Path, step: int) -> None:
@@ -80,9 +85,25 @@ def forget_after(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if json.loads(line).get("step", 0) <= step
-    ]
+    kept = [line for line, row in _lines(path) if row.get("step", 0) <= step]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line as text and as what it says. One without its end is still being written, or was cut off
+    when its process died, and is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            return
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(_damaged(path, number, line, "no JSON")) from error
+        if not isinstance(row, dict) or not ("event" in row or isinstance(row.get("step"), int)):
+            raise DataError(_damaged(path, number, line, "neither a step's values nor an event"))
+        yield line.rstrip("\n"), row
+
+
+def _damaged(path: Path, number: int, line: str, what: str) -> str:
+    return f"{path}, line {number}, is {what}: {line.strip()[:60]!r}; delete that line, the others are whole"

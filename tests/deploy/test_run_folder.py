@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from minillm_ray.common.errors import ConfigError
-from minillm_ray.deploy.recorder import forget_after
+from minillm_ray.common.errors import ConfigError, DataError
+from minillm_ray.deploy.recorder import forget_after, read_metrics
 from minillm_ray.deploy.run_folder import RunFolder, State
 
 
@@ -48,3 +48,18 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     forget_after(tmp_path, 8)
     assert [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == lines[:2]
+
+
+def test_a_line_that_was_cut_off_is_no_line(tmp_path):
+    whole = json.dumps({"step": 8, "learner/loss": 1.0}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 9, "learner/lo')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [8]
+    forget_after(tmp_path, 9)
+    assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+
+@pytest.mark.parametrize("line", ['{"step": 9, "lear', "[1, 2]", '{"learner/loss": 1.0}', "\ufffd"])
+def test_a_damaged_line_is_named_with_a_way_out(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n' + line + '\n{"step": 10}\n')
+    with pytest.raises(DataError, match=r"metrics.jsonl, line 2, .* delete that line"):
+        read_metrics(tmp_path)
