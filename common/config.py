@@ -268,9 +268,15 @@ class RunConfig(Section):
         return self.sampled_answers > 0
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether any part of the run asks the teacher."""
-        return self.objective.kind != "lm" or self.teacher is not None
+    def measures_answers(self) -> bool:
+        """Whether answers are drawn only to be measured: on validation or held-out prompts."""
+        by_answers = self.data.validation is not None and self.validation.metric != "loss"
+        return by_answers or self.data.heldout is not None
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher has anything to do: in the loss, or where the reverse KL is measured."""
+        return self.teacher is not None and (self.objective.kind != "lm" or self.measures_answers)
 
     @property
     def inner_epochs(self) -> int:

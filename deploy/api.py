@@ -7,6 +7,7 @@ print(result.after.reverse_kl())
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,9 +23,15 @@ from .progress import Progress
 from .recorder import Recorder, forget_after, read_metrics, summary_of
 from .run_file import load_run, save_resolved
 from .run_folder import RunFolder, State
+from .sft import Tuned, as_sft
 from .train import Driver, Result
 
-__all__ = ["Plan", "Result", "check_run", "load_run", "resume", "train"]
+__all__ = ["Plan", "Result", "check_run", "load_run", "load_sft", "resume", "train"]
+
+
+def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "student") -> RunConfig:
+    """Read a run file as one that fine-tunes `model`. Raises ConfigError as `load_run` does."""
+    return load_run(path, overrides, as_sft(model))
 
 
 def train(config: RunConfig, console: Console | None = None) -> Result:

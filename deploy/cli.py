@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -51,6 +51,34 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
     from .api import train as run_train
 
     _report(run_train(load_run(run, overrides or []), console))
+
+
+@app.command()
+def sft(
+    run: RunFile,
+    overrides: Overrides = None,
+    model: Annotated[
+        Literal["student", "teacher"], typer.Option(help="Which of the run file's models to fine-tune.")
+    ] = "student",
+) -> None:
+    """Fine-tune the student, or the teacher, of RUN.yaml on the answers of data.train.
+
+    The loss is on answers only; with a data.validation the best checkpoint is the one of the lowest loss
+    there. It is `minillm train` with other defaults beneath the run file's own settings: objective.kind=lm,
+    validation.metric=loss, and learner.optimizer lr=5e-5, schedule=cosine, weight_decay=0.01. So one file
+    serves both phases; give each a folder:
+
+        minillm sft run.yaml out=runs/teacher --model teacher
+        minillm sft run.yaml out=runs/sft
+        minillm train run.yaml out=runs/minillm teacher.path=runs/teacher/best student.path=runs/sft/best
+
+    The teacher is started only where data.heldout or validation.metric ask for the reverse KL. Stopped?
+    `minillm resume FOLDER`.
+    """
+    from .api import load_sft
+    from .api import train as run_train
+
+    _report(run_train(load_sft(run, overrides or [], model), console))
 
 
 @app.command()

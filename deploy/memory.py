@@ -135,7 +135,7 @@ def mixes(config: RunConfig) -> bool:
 
 def needs_teacher_head(config: RunConfig) -> bool:
     """Whether learner ranks hold the teacher's output layer: for the loss, or to measure the reverse KL."""
-    return config.teacher is not None
+    return config.asks_teacher
 
 
 def zero_stage(learner: LearnerConfig) -> int:

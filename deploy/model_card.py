@@ -16,7 +16,7 @@ tags: [on-policy-distillation, minillm, minillm-ray]
 ---
 # {name}
 
-A student of `{teacher}`, started from `{student}` and trained with minillm-ray {version}
+{origin}, trained with minillm-ray {version}
 ({kind}, optimiser step {step} of {steps}).
 
 | setting | value |
@@ -55,14 +55,22 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
         name=folder.name,
         folder=folder.name,
         student=config.student.path,
-        teacher=config.teacher.path if config.teacher else "no teacher",
+        origin=_origin(config),
         version=__version__,
-        kind={"minillm": "on-policy distillation, MiniLLM", "lm": "fine-tuning"}.get(
-            config.objective.kind, "forward-KL distillation"
-        ),
+        kind={
+            "minillm": "on-policy distillation, MiniLLM",
+            "lm": "fine-tuning",
+            "kd": f"distillation by {config.objective.divergence}",
+        }[config.objective.kind],
         step=step,
         steps=config.learner.steps,
         settings="\n".join(f"| {k} | {v} |" for k, v in settings.items()),
         measured="\n".join(f"| {k} | {v:.4g} |" for k, v in measured.items()) or "| nothing | |",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _origin(config: RunConfig) -> str:
+    if config.objective.kind == "lm" or config.teacher is None:
+        return f"`{config.student.path}`, fine-tuned"
+    return f"A student of `{config.teacher.path}`, started from `{config.student.path}`"

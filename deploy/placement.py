@@ -50,7 +50,7 @@ def places(config: RunConfig, cores: int) -> list[Place]:
                   threads=threads)
             for i in range(config.rollout.actors)
         ]  # fmt: skip
-    if config.teacher is not None:
+    if config.asks_teacher:
         found += [
             Place(name=f"teacher-{i}", role="teacher", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
                   threads=threads)
@@ -61,8 +61,7 @@ def places(config: RunConfig, cores: int) -> list[Place]:
 
 def needs_rollouts(config: RunConfig) -> bool:
     """Whether any part of the run samples answers: training on them, or measuring them."""
-    measures = config.data.validation is not None and config.validation.metric != "loss"
-    return config.samples_answers or measures or config.data.heldout is not None
+    return config.samples_answers or config.measures_answers
 
 
 class Reservation:
@@ -109,11 +108,11 @@ class Reservation:
             ),
         }
 
-    def writer_options(self) -> dict[str, Any]:
-        """The writer stands beside the driver, where the run's folder is."""
+    def writer_options(self, name: str = "writer") -> dict[str, Any]:
+        """Who writes files stands beside the driver, where the run's folder is."""
         node = ray.get_runtime_context().get_node_id()
         return {
-            "name": "writer",
+            "name": name,
             "num_cpus": self._writer_cpus,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }

@@ -8,7 +8,7 @@ the folder one stands in, else they are names on the hub. Those in overrides sta
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -31,12 +31,22 @@ CONFIG_FILE = "config.yaml"
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 """How a limit of pydantic is read aloud."""
 Keys = tuple[str | int, ...]
+Values = dict[str, Any]
+"""Settings as a run file gives them, not yet checked."""
+Change = Callable[[Values, list[str]], Values]
+"""From settings to settings; what is wrong goes into the list."""
 
 
-def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+def as_written(values: Values, faults: list[str]) -> Values:
+    """A run file as it stands."""
+    return values
+
+
+def load_run(path: Path | str, overrides: Sequence[str] = (), change: Change = as_written) -> RunConfig:
     """Read a run file; each override `key.sub=value` (value in YAML) replaces a setting, or null, or a list.
 
-    Raises ConfigError with every fault, each with its key, its value and the way out.
+    `change` may alter the settings before they are checked. Raises ConfigError with every fault, each with
+    its key, its value and the way out.
     """
     file = Path(path)
     source = f"run file {file}"
@@ -46,10 +56,21 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         values: Any = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as fault:
         raise ConfigError(*faults, _one_line(fault), source=source) from fault
-    config = _validate(values, faults)
+    config = validated(change(values, faults), faults)
     if faults or config is None:
         raise ConfigError(*faults, source=source)
     return config
+
+
+def beneath(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
+    """The settings of `high`, and those of `low` that it does not name."""
+    merged = dict(low)
+    for key, value in high.items():
+        under = merged.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = beneath(under, value)
+        merged[key] = value
+    return merged
 
 
 def save_resolved(config: RunConfig, folder: Path) -> Path:
@@ -111,7 +132,7 @@ def _settle_paths(tree: DictConfig, folders: Sequence[Path]) -> None:
             OmegaConf.update(tree, key, str(found.resolve()))
 
 
-def _validate(values: dict[str, Any], faults: list[str]) -> RunConfig | None:
+def validated(values: Values, faults: list[str]) -> RunConfig | None:
     """The configuration, or None; `faults` gets what is wrong, between settings too as far as can be seen."""
     try:
         config = RunConfig.model_validate(values)
@@ -132,7 +153,7 @@ def _validate(values: dict[str, Any], faults: list[str]) -> RunConfig | None:
     return config.model_copy(update={"out": config.out.expanduser().resolve()})
 
 
-def _remove(values: dict[str, Any], keys: Keys) -> None:
+def _remove(values: Values, keys: Keys) -> None:
     for key in keys[:-1]:
         if not isinstance(values.get(str(key)), dict):
             values.pop(str(key), None)  # a list, or a value where a section should be: gone as a whole

@@ -348,6 +348,8 @@ class Driver:
             self._progress.show(reverse_KL=f"{kl:.3f}")
         if (rouge := values.get("validation/rouge_l")) is not None:
             self._progress.show(**{"ROUGE-L": f"{rouge:.1f}"})
+        if (loss := values.get("validation/loss")) is not None:
+            self._progress.show(validation_loss=f"{loss:.3f}")
         if (speed := values.get("learner/tokens_per_s")) is not None:
             self._progress.show(trained=f"{speed:,.0f} tokens/s")
 

@@ -14,7 +14,7 @@ from minillm_ray.deploy.settings_table import walk
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
 
-COMMANDS = ("train", "resume", "check", "settings", "fetch-model", "cut-model", "demo")
+COMMANDS = ("train", "sft", "resume", "check", "settings", "fetch-model", "cut-model", "demo")
 
 
 @pytest.fixture
