@@ -69,27 +69,28 @@ def check_run(config: RunConfig) -> Plan:
     """
     found: list[MinillmError] = []
     faults = config.faults() + resource_faults(config)
-    student = _try(found, describe_model, config.student, "student")
-    teacher = _try(found, describe_model, config.teacher, "teacher") if config.teacher else None
-    tokenizer = _try(found, load_tokenizer, config.student, "student")
+    student = attempt(found, describe_model, config.student, "student")
+    teacher = attempt(found, describe_model, config.teacher, "teacher") if config.teacher else None
+    tokenizer = attempt(found, load_tokenizer, config.student, "student")
     for key, facts in (("student", student), ("teacher", teacher)):
         faults += model_faults(config, key, facts) if facts is not None else []
     vocabulary = None
     if student is not None and (teacher is not None or config.teacher is None):
         faults += cache_faults(config, student, teacher)
         if tokenizer is not None:
-            vocabulary = _try(found, _vocabulary, config, student, teacher, tokenizer)
+            vocabulary = attempt(found, _vocabulary, config, student, teacher, tokenizer)
     records, notes = _Look(config, tokenizer, found).at_all() if tokenizer is not None else ({}, [])
     if faults:
         found.insert(0, ConfigError(*faults))
     if found:
-        raise _together(found)
+        raise together(found)
     assert student is not None, "no fault, so there is a student"
     assert vocabulary is not None, "no fault, so there is a vocabulary"
     return _plan(config, student, teacher, vocabulary, records, notes)
 
 
-def _try(found: list[MinillmError], action: Callable[..., T], *given: object) -> T | None:
+def attempt(found: list[MinillmError], action: Callable[..., T], *given: object) -> T | None:
+    """What `action` gives; None if it fails, and then `found` has its error too."""
     try:
         return action(*given)
     except MinillmError as fault:
@@ -97,7 +98,7 @@ def _try(found: list[MinillmError], action: Callable[..., T], *given: object) ->
         return None
 
 
-def _together(found: Sequence[MinillmError]) -> MinillmError:
+def together(found: Sequence[MinillmError]) -> MinillmError:
     """One error for all: of their own kind if they are of one, else a ConfigError that lists them."""
     if len(found) == 1:
         return found[0]
@@ -136,13 +137,13 @@ class _Look:
         if config.data.heldout is not None:
             self._at("heldout", load_prompts)
         if config.text is not None:
-            blocks = _try(self._found, load_blocks, config, self._tokenizer)
+            blocks = attempt(self._found, load_blocks, config, self._tokenizer)
             self._records |= {"text": len(blocks)} if blocks is not None else {}
         self._compare_with_a_set()
         return self._records, self._notes
 
     def _at(self, name: str, load: Callable[..., Kept]) -> Kept | None:
-        kept = _try(self._found, load, self._config, name, self._tokenizer)
+        kept = attempt(self._found, load, self._config, name, self._tokenizer)
         if kept is not None:
             self._records[name] = len(kept)
             if kept.dropped:

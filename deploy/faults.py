@@ -24,8 +24,13 @@ def max_tokens(config: RunConfig) -> int:
     return config.data.max_prompt_tokens + longest
 
 
-def model_faults(config: RunConfig, key: str, facts: ModelFacts) -> list[str]:
-    """Whether student or teacher (`key`) can read what it will be given, and vLLM its attention."""
+def model_faults(
+    config: RunConfig, key: str, facts: ModelFacts, *, in_engine: bool | None = None
+) -> list[str]:
+    """Whether student or teacher (`key`) can read what it will be given, and vLLM its attention.
+
+    `in_engine`: whether vLLM will hold it; None = as in a run.
+    """
     found: list[str] = []
     prompt, need, context = config.data.max_prompt_tokens, max_tokens(config), facts.context
     answer = need - prompt
@@ -44,7 +49,8 @@ def model_faults(config: RunConfig, key: str, facts: ModelFacts) -> list[str]:
             f"text.block_tokens = {config.text.block_tokens} is more than the {context} positions of the"
             f" {key} ({facts.path}); try {context}"
         )
-    in_engine = needs_rollouts(config) and (key == "student" or mixes(config))
+    if in_engine is None:
+        in_engine = needs_rollouts(config) and (key == "student" or mixes(config))
     if in_engine and not config.cluster.rollout_gpus and facts.head_dim not in CPU_HEAD_DIMS:
         found.append(
             f"{key}.path = {facts.path} has attention heads of size {facts.head_dim}, and vLLM on CPUs takes"
@@ -66,12 +72,15 @@ def cache_faults(config: RunConfig, student: ModelFacts, teacher: ModelFacts | N
     ]
 
 
-def resource_faults(config: RunConfig) -> list[str]:
-    """Whether all roles together reserve no more than is declared, as far as that is known."""
+def resource_faults(config: RunConfig, needed: Sequence[Place] | None = None) -> list[str]:
+    """Whether all actors together reserve no more than is declared, as far as that is known.
+
+    `needed` are the actors; None = those of a run.
+    """
     have = declared(config.cluster)
     if have is None:
         return []
-    needed = places(config, os.cpu_count() or 1)
+    needed = places(config, os.cpu_count() or 1) if needed is None else needed
     need = {
         "CPU": sum(p.cpus for p in needed) + config.cluster.writer_cpus,
         "GPU": sum(p.gpus for p in needed),

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from ..actors.evaluation.bootstrap import Interval
+from .generate import Generated
 from .measure import Measurement
 from .memory import GIB
 from .train import Result
@@ -48,3 +49,13 @@ def report(result: Result) -> Group:
     ]
     table = quality_table({"teacher": result.teacher, "before": result.before, "after": result.after})
     return Group(table, *lines) if table.row_count else Group(*lines)
+
+
+def report_answers(made: Generated) -> str:
+    """The end of `minillm generate`."""
+    joined = made.joined
+    return (
+        f"{joined.written:,} answers in {made.file}\n"
+        f"  {joined.answers:,} drawn, {joined.tokens:,} tokens, {joined.cut:,} cut; {made.seconds:.0f} s\n"
+        f"  learn from them: minillm sft RUN.yaml data.train.path={made.file}"
+    )
