@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ray
 
-from ..common.config import ModelConfig, RolloutConfig
+from ..common.config import EngineConfig, ModelConfig
 from ..common.messages import BatchSummary, Prompt, Rollout, SamplingSpec
 from ..common.weights import WeightManifest
 from .hub import local_folder
@@ -24,7 +24,7 @@ class RolloutActor:
         name: str,
         student: ModelConfig,
         teacher: ModelConfig | None,
-        settings: RolloutConfig,
+        settings: EngineConfig,
         *,
         vocabulary: int,
         max_tokens: int,

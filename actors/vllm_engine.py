@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from ..common.config import RolloutConfig
+from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.messages import Floats, Ids, Prompt, SamplingSpec
 from ..common.weights import WeightManifest
@@ -62,7 +62,7 @@ class VllmEngine:
         self,
         student: str,
         teacher: str | None,
-        settings: RolloutConfig,
+        settings: EngineConfig,
         *,
         vocabulary: int,
         max_tokens: int,
@@ -197,7 +197,7 @@ def _check_lengths(models: list[str], max_tokens: int) -> None:
 
 
 def _start(
-    student: str, teacher: str | None, settings: RolloutConfig, vocabulary: int, max_tokens: int
+    student: str, teacher: str | None, settings: EngineConfig, vocabulary: int, max_tokens: int
 ) -> LLMEngine:
     from vllm import EngineArgs
     from vllm.config import CompilationConfig, CUDAGraphMode

@@ -81,7 +81,7 @@ class Writer:
 
     def text(self, ids: np.ndarray) -> str:
         """An answer as a person reads it."""
-        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
+        return readable(self._tokenizer, ids)
 
     def _row(self, number: int, scored: Scored) -> dict[str, Any]:
         rollout = scored.passage
@@ -106,6 +106,11 @@ class Writer:
                 "finish": rollout.finish,
             }
         return row
+
+
+def readable(tokenizer: Decodes, ids: np.ndarray) -> str:
+    """An answer's text, without special tokens and the space around it."""
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
 
 
 _LOGPROBS = pa.list_(pa.float32())

@@ -8,19 +8,19 @@ the folder one stands in, else they are names on the hub. Those in overrides sta
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from ..common.config import RunConfig
 from ..common.errors import ConfigError
+from ..common.eval_config import EvalConfig
+from .setting_faults import Keys, dotted, explain
 
 PATHS = (
     *("student.path", "teacher.path", "text.path"),
@@ -28,11 +28,9 @@ PATHS = (
 )
 """Settings that may name a file or folder."""
 CONFIG_FILE = "config.yaml"
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-"""How a limit of pydantic is read aloud."""
-Keys = tuple[str | int, ...]
 Values = dict[str, Any]
 """Settings as a run file gives them, not yet checked."""
+Kind = TypeVar("Kind", RunConfig, EvalConfig)
 Change = Callable[[Values, list[str]], Values]
 """From settings to settings; what is wrong goes into the list."""
 
@@ -51,15 +49,22 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), change: Change = a
     file = Path(path)
     source = f"run file {file}"
     faults: list[str] = []
-    tree = OmegaConf.merge(_read(file, source), _parse(overrides, faults))
-    try:
-        values: Any = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as fault:
-        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    values = read_settings(file, overrides, source, faults)
     config = validated(change(values, faults), faults)
     if faults or config is None:
         raise ConfigError(*faults, source=source)
     return config
+
+
+def read_settings(file: Path | None, overrides: Sequence[str], source: str, faults: list[str]) -> Values:
+    """What a file (if there is one) and overrides say together, not yet checked."""
+    trees = [_read(file, source)] if file is not None else []
+    tree = OmegaConf.merge(*trees, _parse(overrides, faults))
+    try:
+        values: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as fault:
+        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    return values
 
 
 def beneath(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
@@ -126,24 +131,36 @@ def _settle_paths(tree: DictConfig, folders: Sequence[Path]) -> None:
         named = OmegaConf.select(tree, key)
         if not isinstance(named, str) or not named:
             continue
-        given = Path(named).expanduser()
-        found = next((folder / given for folder in folders if (folder / given).exists()), None)
-        if found is not None:
-            OmegaConf.update(tree, key, str(found.resolve()))
+        OmegaConf.update(tree, key, settled(named, folders))
+
+
+def settled(named: str, folders: Sequence[Path]) -> str:
+    """The absolute path of what lies in the first of `folders` that has it; else the name as it is."""
+    given = Path(named).expanduser()
+    found = next((folder / given for folder in folders if (folder / given).exists()), None)
+    return named if found is None else str(found.resolve())
 
 
 def validated(values: Values, faults: list[str]) -> RunConfig | None:
     """The configuration, or None; `faults` gets what is wrong, between settings too as far as can be seen."""
+    return validated_as(RunConfig, values, faults)
+
+
+def validated_as(kind: type[Kind], values: Values, faults: list[str]) -> Kind | None:
+    """The same for another tree of settings."""
     try:
-        config = RunConfig.model_validate(values)
+        config = kind.model_validate(values)
     except ValidationError as found:
         details = found.errors(include_url=False)
-        faults += [_explain(detail) for detail in details]
+        faults += [explain(detail, kind) for detail in details]
         # Without what is wrong by itself, what is wrong together shows too.
         for detail in details:
-            _remove(values, detail["loc"])
+            if detail["type"] == "missing":
+                _fill(values, detail["loc"])
+            else:
+                _remove(values, detail["loc"])
         try:
-            rest = RunConfig.model_validate(values)
+            rest = kind.model_validate(values)
         except ValidationError:
             return None
         told = {dotted(detail["loc"]) for detail in details}
@@ -153,6 +170,15 @@ def validated(values: Values, faults: list[str]) -> RunConfig | None:
     return config.model_copy(update={"out": config.out.expanduser().resolve()})
 
 
+def _fill(values: Values, keys: Keys) -> None:
+    """Something in the place of what is missing: all that runs cannot do without are models and paths."""
+    for key in keys[:-1]:
+        if not isinstance(values.get(str(key)), dict):
+            return
+        values = values[str(key)]
+    values[str(keys[-1])] = "-" if keys[-1] == "path" else {"path": "-"}
+
+
 def _remove(values: Values, keys: Keys) -> None:
     for key in keys[:-1]:
         if not isinstance(values.get(str(key)), dict):
@@ -160,101 +186,6 @@ def _remove(values: Values, keys: Keys) -> None:
             return
         values = values[str(key)]
     values.pop(str(keys[-1]), None)
-
-
-def _explain(fault: ErrorDetails) -> str:
-    """One fault in our words: key, value, way out."""
-    keys, value = fault["loc"], fault["input"]
-    key = dotted(keys)
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        return f"{key} is unknown; {_suggest(keys)}"
-    if kind == "missing":
-        return f"{key} is missing; set {key}=..."
-    section, allowed = _kind_at(keys)
-    if section is not None:
-        names = ", ".join(section.model_fields)
-        return f"{key} = {_shown(value)} is no section of settings; write one below it: {names}"
-    return f"{key} = {_shown(value)} cannot be; it must be {allowed}"
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
-
-
-def _suggest(keys: Keys) -> str:
-    """The nearest setting: beside the unknown one, or of its name elsewhere in the tree."""
-    name, parent = str(keys[-1]), keys[:-1]
-    everywhere = list(_leaves(RunConfig))
-    if same := [key for key in everywhere if key.split(".")[-1] == name]:
-        return f"did you mean {' or '.join(same)}?"
-    section = _kind_at(parent)[0] if parent else RunConfig
-    beside = list(section.model_fields) if section else []
-    prefix = "".join(f"{key}." for key in parent)
-    if close := difflib.get_close_matches(name, beside, 1):
-        return f"did you mean {prefix}{close[0]}?"
-    near = difflib.get_close_matches(f"{prefix}{name}", everywhere, 1)
-    return f"did you mean {near[0]}?" if near else f"known here are {', '.join(beside)}"
-
-
-def _leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        if below := _section_of(field.annotation):
-            yield from _leaves(below, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    options = [annotation, *get_args(annotation)]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-
-
-def _kind_at(keys: Keys) -> tuple[type[BaseModel] | None, str]:
-    """The section at `keys`, or None and what the setting there may be, in words."""
-    section: type[BaseModel] | None = RunConfig
-    annotation: Any = None
-    words = "a value of another kind"
-    for key in keys:
-        field = section.model_fields.get(str(key)) if section is not None else None
-        if field is not None:
-            annotation = field.annotation
-            section, words = _section_of(annotation), _words(annotation, field.metadata)
-        elif isinstance(key, int) and get_origin(annotation) is tuple:
-            words = _words(get_args(annotation)[key])
-    return section, words
-
-
-def _words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    origin = get_origin(annotation)
-    if hasattr(annotation, "__metadata__"):
-        return _words(annotation.__origin__, annotation.__metadata__)
-    if origin in (Union, UnionType):
-        return " or ".join(_words(part, metadata) for part in get_args(annotation))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(annotation)))
-    if origin is tuple:
-        return "a list of " + " and ".join(_words(part) for part in get_args(annotation))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return names.get(annotation, "a path") + _range(metadata if annotation in (int, float) else ())
-
-
-def _range(metadata: Sequence[Any]) -> str:
-    bounds: dict[str, Any] = {}
-    for entry in metadata:
-        for part in getattr(entry, "metadata", None) or [entry]:
-            for name, words in BOUNDS.items():
-                if (bound := getattr(part, name, None)) is not None:
-                    bounds[words] = bound
-    if {"at least", "at most"} <= bounds.keys():
-        return f" from {bounds['at least']} to {bounds['at most']}"
-    words = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
-    return f" {words}" if words else ""
-
-
-def dotted(keys: Keys) -> str:
-    """A key as the user writes it."""
-    return ".".join(map(str, keys))
 
 
 def _one_line(fault: BaseException) -> str:

@@ -12,18 +12,22 @@ from rich.table import Table
 
 from ..common.config import RunConfig
 from ..common.errors import ConfigError
+from ..common.eval_config import EvalConfig
+
+TREES: dict[str, type[BaseModel]] = {"run": RunConfig, "eval": EvalConfig}
 
 
-def settings_table(prefix: str = "") -> Table:
+def settings_table(prefix: str = "", of: str = "run") -> Table:
     """A table of the settings whose dotted name begins with `prefix`. Raises ConfigError if none does."""
-    names = [name for name, _, _ in walk(RunConfig)]
+    root = TREES[of]
+    names = [name for name, _, _ in walk(root)]
     if not any(name.startswith(prefix) for name in names):
         words = [*names, *{name.split(".")[0] for name in names}]
         close = difflib.get_close_matches(prefix, words, 1)
         hint = f"did you mean {close[0]}?" if close else "`minillm settings` lists all"
         raise ConfigError(f"no setting begins with {prefix}; {hint}", source="settings")
     table = Table("setting", "default", "meaning", box=None, padding=(0, 2, 0, 0))
-    for name, default, meaning in walk(RunConfig):
+    for name, default, meaning in walk(root):
         if name.startswith(prefix):
             table.add_row(name, default, meaning)
     return table

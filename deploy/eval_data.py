@@ -1,0 +1,119 @@
+"""One data set as an evaluation sees it: prompts, given answers, and label words where it has choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..common.config import ModelConfig
+from ..common.errors import DataError
+from ..common.eval_config import EvalConfig, EvalData
+from ..common.messages import Dropped, Ids, Passage, Prompt
+from .data import load_passages, load_prompts, tokenize
+from .records import read_records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choices:
+    """The label words of some prompts, and which one is right."""
+
+    labels: tuple[Ids, ...]
+    """Token ids of each label, [C]."""
+    prompts: tuple[Prompt, ...]
+    right: tuple[int, ...]
+    """Place of each prompt's right label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """A data set in the tokens of one model."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    given: tuple[Passage, ...]
+    """Prompts with their first right answer; without those that are too long or have none."""
+    choices: tuple[Choices, ...]
+    """One for each set of label words; empty unless this is a classification task."""
+    rule: str | None
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether models choose among label words rather than answer."""
+        return bool(self.choices)
+
+    @property
+    def questions(self) -> dict[str, str]:
+        """Prompt id -> question as a person wrote it."""
+        return {prompt.id: prompt.text for prompt in self.prompts}
+
+    @property
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Prompt id -> right answers, of those that have any."""
+        return {prompt.id: prompt.references for prompt in self.prompts if prompt.references}
+
+
+def load_task(
+    config: EvalConfig, data: EvalData, name: str, model: ModelConfig, tokenizer: PreTrainedTokenizerBase
+) -> Task:
+    """Read a data set for one model. Raises DataError for what cannot be used."""
+    run = config.as_run(model, data)
+    prompts = load_prompts(run, "heldout", tokenizer)
+    longer = run.rollout.model_copy(update={"max_new_tokens": config.max_reference_tokens})
+    given: Sequence[Passage] = ()
+    dropped = [replace(drop, prompt_id=_renamed(drop.prompt_id, name)) for drop in prompts.dropped]
+    if any(prompt.references for prompt in prompts):
+        passages = load_passages(run.model_copy(update={"rollout": longer}), "heldout", tokenizer)
+        given = [replace(p, prompt_id=_renamed(p.prompt_id, name)) for p in passages]
+    choices = _choices(data, name, {prompt.id: prompt for prompt in prompts}, tokenizer)
+    return Task(
+        name=name,
+        prompts=tuple(replace(prompt, id=_renamed(prompt.id, name)) for prompt in prompts),
+        given=tuple(given),
+        choices=choices,
+        rule=data.extract,
+        dropped=tuple(dropped),
+    )
+
+
+def _renamed(prompt_id: str, name: str) -> str:
+    return f"{name}/{prompt_id.split('/', 1)[1]}"
+
+
+def _choices(
+    data: EvalData, name: str, prompts: Mapping[str, Prompt], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Choices, ...]:
+    rows = read_records(data.path, data.split, data.subset, data.limit, "data")
+    if data.choices is None or data.choices not in rows.column_names:
+        return ()
+    groups: dict[tuple[str, ...], list[tuple[Prompt, int]]] = {}
+    for number, words in enumerate(rows[data.choices]):
+        prompt = prompts.get(f"heldout/{number}")
+        if prompt is None:
+            continue  # dropped, with a message of its own
+        if not isinstance(words, list) or len(words) < 2 or not all(isinstance(w, str) and w for w in words):
+            raise DataError(
+                f"data.choices = {data.choices}: row {number} of {data.path} holds {words!r}; it must be a"
+                " list of at least two label words"
+            )
+        if not prompt.references or prompt.references[0] not in words:
+            raise DataError(
+                f"data.choices = {data.choices}: row {number} of {data.path} has the answer"
+                f" {prompt.references[:1]}, which is none of its label words {words}; mend the row"
+            )
+        renamed = replace(prompt, id=_renamed(prompt.id, name))
+        groups.setdefault(tuple(words), []).append((renamed, words.index(prompt.references[0])))
+    return tuple(
+        Choices(
+            labels=tuple(np.asarray(ids, np.int32) for ids in tokenize(tokenizer, words, special=False)),
+            prompts=tuple(prompt for prompt, _ in members),
+            right=tuple(right for _, right in members),
+        )
+        for words, members in groups.items()
+    )

@@ -1,0 +1,203 @@
+"""Evaluating models: each answers each data set by several seeds, and every figure that can be had is taken.
+
+One model at a time: its engines answer, its readers measure, and what came of it is kept before the next
+data set begins. Answers stay in the object store; only numbers pass through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from ..common.errors import ConfigError, DataError
+from ..common.eval_config import METRICS, NEED_REFERENCES, NEED_TEACHER, EvalConfig, EvalModel
+from .cluster import cluster
+from .eval_cast import eval_cast
+from .eval_data import Task, load_task
+from .eval_folder import EvalFolder, mark_of
+from .eval_rows import Part, Row, comparisons_of, rows_of
+from .examination import Examination, TeacherAnswers, samples_answers
+from .faults import cache_faults, model_faults
+from .models import describe_model, load_tokenizer, shared_vocabulary
+from .progress import Progress
+from .recorder import summary_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    folder: EvalFolder
+    rows: list[Row]
+    """As in results.json."""
+    comparisons: list[Row]
+    notes: list[str]
+    """What could not be measured, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Candidate:
+    """A model that was looked at and can be evaluated."""
+
+    model: EvalModel
+    name: str
+    vocabulary: int
+    compares: bool
+    """Whether figures that need the teacher are taken."""
+    tasks: tuple[Task, ...]
+    marks: tuple[str, ...]
+
+
+def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
+    """Evaluate, or finish what an earlier call with the same settings began.
+
+    Raises ConfigError, ModelError or DataError before anything is started, where possible. What was measured
+    stays in the folder whatever happens later.
+    """
+    console = console or Console()
+    if faults := config.faults():
+        raise ConfigError(*faults, source="this evaluation")
+    folder = EvalFolder(config.out)
+    with Progress(console) as progress:
+        progress.phase("looking at models and data")
+        candidates = [_look(config, model, name) for model, name in _named_models(config)]
+        folder.open(config)
+        _tell_drops(candidates, progress)
+        parts = _measure_all(config, folder, candidates, progress)
+    wanted = [metric for metric in METRICS if config.wants(metric)]
+    rows = [row for part in parts for row in rows_of(part, wanted)]
+    comparisons = comparisons_of(parts, wanted)
+    folder.write(rows, comparisons)
+    notes = [f"{part.model} on {part.data}: {note}" for part in parts for note in part.notes]
+    for note in notes:
+        console.print(f"note: {note}", highlight=False)
+    return Evaluation(folder=folder, rows=rows, comparisons=comparisons, notes=notes)
+
+
+def _named_models(config: EvalConfig) -> list[tuple[EvalModel, str]]:
+    return list(zip(config.models, config.model_names(), strict=True))
+
+
+def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
+    """All that can be found wrong of one model without machines."""
+    key = f"models[{name}]"
+    compares = any(config.wants(metric) for metric in NEED_TEACHER) and not _same(model, config.teacher)
+    run = config.as_run(model, config.data[0])
+    facts, tokenizer = describe_model(model, key), load_tokenizer(model, key)
+    teacher = theirs = None
+    if compares and config.teacher is not None:
+        teacher, theirs = describe_model(config.teacher, "teacher"), load_tokenizer(config.teacher, "teacher")
+    faults = model_faults(run, key, facts) + cache_faults(run, facts, teacher)
+    if faults:
+        raise ConfigError(*map(_in_our_words, faults), source="this evaluation")
+    tasks = []
+    for data, data_name in zip(config.data, config.data_names(), strict=True):
+        try:
+            task = load_task(config, data, data_name, model, tokenizer)
+        except DataError as fault:
+            told = str(fault).replace("data.heldout", f"data[{data_name}]")
+            raise DataError(_in_our_words(told)) from fault
+        _refuse_impossible(config, task)
+        tasks.append(task)
+    return _Candidate(
+        model=model,
+        name=name,
+        vocabulary=shared_vocabulary(facts, teacher, tokenizer, theirs),
+        compares=compares,
+        tasks=tuple(tasks),
+        marks=tuple(mark_of(config, model, data) for data in config.data),
+    )
+
+
+def _in_our_words(fault: str) -> str:
+    """What is told of a run's settings, by the names that they have in an evaluation."""
+    return fault.replace("data.max_prompt_tokens", "max_prompt_tokens").replace("rollout.", "engine.")
+
+
+def _same(model: EvalModel, teacher: EvalModel | None) -> bool:
+    return teacher is not None and (model.path, model.revision) == (teacher.path, teacher.revision)
+
+
+def _refuse_impossible(config: EvalConfig, task: Task) -> None:
+    """A metric that was asked for by name must be possible on every data set."""
+    for metric in config.metrics or ():
+        if metric in NEED_REFERENCES and not task.references:
+            raise DataError(
+                f"metrics = {metric} needs right answers, and no record of data[{task.name}] has one; name"
+                f" their column (data[...].output), or leave {metric} out"
+            )
+        if metric == "accuracy" and task.rule is None and not task.is_classification:
+            raise DataError(
+                f"metrics = accuracy needs to know how an answer's verdict is found in data[{task.name}]; set"
+                " its extract to last_number, option_letter or exact"
+            )
+        if metric == "calibration" and not task.is_classification:
+            raise DataError(
+                f"metrics = calibration needs label words, and data[{task.name}] has no column of choices;"
+                " add one (a list of labels in each row), or leave calibration out"
+            )
+
+
+def _tell_drops(candidates: Sequence[_Candidate], progress: Progress) -> None:
+    for candidate in candidates:
+        drops = [drop for task in candidate.tasks for drop in task.dropped]
+        for line in summary_of(drops):
+            progress.say(f"{candidate.name}: {line}")
+
+
+def _measure_all(
+    config: EvalConfig, folder: EvalFolder, candidates: Sequence[_Candidate], progress: Progress
+) -> list[Part]:
+    parts: dict[tuple[str, str], Part] = {}
+    for candidate in candidates:
+        for task, mark in zip(candidate.tasks, candidate.marks, strict=True):
+            if (kept := folder.kept(candidate.name, task.name, mark)) is not None:
+                parts[candidate.name, task.name] = kept
+    total = sum(len(candidate.tasks) for candidate in candidates)
+    if parts:
+        progress.say(f"{len(parts)} of {total} pairs of model and data are here already")
+    if len(parts) < total:
+        with cluster(config.cluster) as dashboard:
+            if dashboard:
+                progress.say(f"Ray dashboard: {dashboard}")
+            progress.start_steps(len(parts), total)
+            shared = TeacherAnswers()
+            for candidate in candidates:
+                missing = [
+                    (task, mark)
+                    for task, mark in zip(candidate.tasks, candidate.marks, strict=True)
+                    if (candidate.name, task.name) not in parts
+                ]
+                if missing:
+                    for part in _measure_model(config, folder, candidate, missing, shared, progress):
+                        parts[part.model, part.data] = part
+                        progress.step(len(parts))
+    return [parts[candidate.name, task.name] for candidate in candidates for task in candidate.tasks]
+
+
+def _measure_model(
+    config: EvalConfig,
+    folder: EvalFolder,
+    candidate: _Candidate,
+    missing: Sequence[tuple[Task, str]],
+    shared: TeacherAnswers,
+    progress: Progress,
+) -> Iterator[Part]:
+    """Each missing part of one model, kept as soon as it is whole."""
+    samples = any(samples_answers(config, task) for task, _ in missing)
+    reads = candidate.compares or any(
+        task.is_classification or (config.wants("lm_loss") and task.given) for task, _ in missing
+    )
+    progress.phase(f"{candidate.name}: starting actors")
+    with eval_cast(
+        config, candidate.model, candidate.vocabulary,
+        samples=samples, reads=reads, compares=candidate.compares,
+    ) as players:  # fmt: skip
+        for task, mark in missing:
+            part = Examination(
+                config, folder, candidate.name, task, players, progress, shared, compares=candidate.compares
+            ).at_all()
+            folder.keep(part, mark)
+            yield part

@@ -1,0 +1,195 @@
+"""Two models and a teacher, evaluated on Ray with real engines: the rows are what one would find by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from minillm_ray.actors.evaluation.buckets import ALL, LENGTH_BUCKETS
+from minillm_ray.deploy.api import evaluate, load_eval
+from rouge_score import rouge_scorer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300)]
+
+CLUSTER = ["cluster.rollout_cpus=0.1", "cluster.teacher_cpus=0.1", "cluster.writer_cpus=0.1"]
+ENGINE = [
+    "max_prompt_tokens=64",
+    "engine.max_new_tokens=8",
+    "engine.max_sequences=16",
+    "engine.cache_gib=0.02",
+    "seeds=2",
+]
+LABELS = ["red", "blue"]
+SAID = ["c", "e", "q", "spare1", "k", "t", "x", "spare21", "y", "j"]
+"""What random models are likely to say now and then."""
+WORDS = (2, 3, 4, 7, 8, 9)
+"""Words of each reference: no answer has eleven or more."""
+
+
+@dataclass(frozen=True)
+class Found:
+    folder: Path
+    models: tuple[Path, Path]
+    """(teacher, student); both are evaluated."""
+    rows: pd.DataFrame
+    read: dict[str, str]
+    """File name -> text, of results.json and comparisons.json."""
+
+    def one(self, **wanted: Any) -> Any:
+        """The only row with these values; seed=None is the mean."""
+        rows: Any = self.rows
+        for key, value in ({"bucket": ALL, "seed": None} | wanted).items():
+            rows = rows[rows[key].isna()] if value is None else rows[rows[key] == value]
+        assert len(rows) == 1, rows
+        return rows.iloc[0]
+
+
+def settings(models: tuple[Path, Path], data: list[Path], out: Path, *more: str) -> Any:
+    flags = {
+        "models": [str(m) for m in models], "teacher": str(models[0]),
+        "data": [str(d) for d in data], "out": out,
+    }  # fmt: skip
+    return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "seeds=2", *more], flags)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[Path]:
+    """Six questions, and six to be answered by one of two label words."""
+    folder = tmp_path_factory.mktemp("eval-data")
+    asked, labelled = folder / "asked.jsonl", folder / "colours.jsonl"
+    asked.write_text(
+        "".join(json.dumps({"instruction": f"say it {i}", "output": " ".join(SAID[:words])}) + "\n"
+                for i, words in enumerate(WORDS))
+    )  # fmt: skip
+    labelled.write_text(
+        "".join(json.dumps({"instruction": f"which {i}", "output": LABELS[i % 2], "choices": LABELS}) + "\n"
+                for i in range(6))
+    )  # fmt: skip
+    return [asked, labelled]
+
+
+@pytest.fixture(scope="module")
+def found(ray_cluster, tiny_pair, data, tmp_path_factory) -> Found:
+    out = tmp_path_factory.mktemp("eval") / "out"
+    evaluate(settings(tiny_pair, data, out))
+    read = {name: (out / name).read_text() for name in ("results.json", "comparisons.json")}
+    return Found(out, tiny_pair, pd.DataFrame(json.loads(read["results.json"])), read)
+
+
+def answers(found: Found, model: Path) -> pd.DataFrame:
+    files = sorted((found.folder / "answers").rglob("seed-*.parquet"))
+    mine = [f for f in files if f.parent.name == "asked" and model.name in f.parent.parent.name]
+    assert len(mine) == 2
+    return pd.concat(pd.read_parquet(f) for f in mine)
+
+
+def test_a_row_says_what_was_measured_of_whom_and_parquet_holds_the_same(found):
+    keys = ["model", "data", "metric", "bucket", "seed", "value", "low", "high", "n"]
+    assert list(found.rows.columns) == keys
+    assert set(found.rows["model"]) == {str(m) for m in found.models}
+    assert set(found.rows["data"]) == {"asked", "colours"}
+    same = pd.read_parquet(found.folder / "results.parquet")
+    pd.testing.assert_frame_equal(same, found.rows, check_dtype=False)
+
+
+def test_rouge_l_is_what_rouge_score_gives_by_hand_at_every_length(found):
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    rows = answers(found, found.models[1])
+    rows["by_hand"] = [
+        100 * scorer.score(refs[0], text)["rougeL"].fmeasure
+        for refs, text in zip(rows["references"], rows["answer"], strict=True)
+    ]
+    assert max(rows["by_hand"].tolist()) > 0
+    rows["words"] = [len(refs[0].split()) for refs in rows["references"]]
+    for bucket, (low, high) in ({ALL: (0, None)} | LENGTH_BUCKETS).items():
+        inside = rows[(rows["words"] >= low) & (rows["words"] <= (high or 10**6))]
+        row = found.one(model=str(found.models[1]), data="asked", metric="rouge_l", bucket=bucket)
+        assert row["n"] == len(inside)
+        assert row["value"] == pytest.approx(inside["by_hand"].mean(), nan_ok=True)
+        if bucket == "[11,inf)":
+            assert np.isnan(row["value"])
+            continue
+        for seed in (10, 20):
+            mine = inside[inside["seed"] == seed]["by_hand"].mean()
+            at_seed = found.one(
+                model=str(found.models[1]), data="asked", metric="rouge_l", bucket=bucket, seed=seed
+            )
+            assert at_seed["value"] == pytest.approx(mine)
+
+
+@torch.inference_mode()
+def test_divergences_are_those_of_two_plain_forward_passes(found):
+    teacher, student = (AutoModelForCausalLM.from_pretrained(m, dtype=torch.float32) for m in found.models)
+    tokenizer = AutoTokenizer.from_pretrained(found.models[1])
+    rows = answers(found, found.models[1])
+    totals, count, first = np.zeros(2), 0, []
+    for question, ids in zip(rows["prompt"], rows["answer_ids"], strict=True):
+        chat = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        whole = torch.tensor([[*prompt, *ids]])
+        log_q, log_p = (m(whole).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for m in (student, teacher))
+        reverse, forward = (log_q.exp() * (log_q - log_p)).sum(-1), (log_p.exp() * (log_p - log_q)).sum(-1)
+        totals += [reverse.sum().item(), forward.sum().item()]
+        count += len(ids)
+        first.append(forward[0].item())
+    for metric, total in zip(("reverse_kl", "forward_kl"), totals, strict=True):
+        row = found.one(model=str(found.models[1]), data="asked", metric=metric)
+        # Each seed is a mean over its own tokens; both seeds have about as many.
+        assert row["value"] == pytest.approx(total / count, rel=2e-2)
+    start = found.one(model=str(found.models[1]), data="asked", metric="accumulated_kl", bucket="1")
+    assert start["value"] == pytest.approx(np.mean(first), rel=1e-4)
+
+
+@torch.inference_mode()
+def test_label_words_are_chosen_by_their_probability(found, data):
+    model = AutoModelForCausalLM.from_pretrained(found.models[0], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(found.models[0])
+    right = []
+    for row in map(json.loads, data[1].read_text().splitlines()):
+        chat = [{"role": "user", "content": row["instruction"]}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        scores = []
+        for label in LABELS:
+            ids = tokenizer(label, add_special_tokens=False)["input_ids"]
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+            scores.append(logits.log_softmax(-1)[range(len(ids)), ids].sum().item())
+        right.append(LABELS[int(np.argmax(scores))] == row["output"])
+    accuracy = found.one(model=str(found.models[0]), data="colours", metric="label_accuracy")
+    assert accuracy["value"] == pytest.approx(100 * np.mean(right))
+    bins = found.rows[(found.rows["metric"] == "reliability_accuracy") & (found.rows["data"] == "colours")]
+    assert bins.groupby("model")["n"].sum().tolist() == [6, 6]
+
+
+def test_the_teacher_itself_is_not_compared_with_itself(found):
+    of_teacher = found.rows[found.rows["model"] == str(found.models[0])]
+    assert not set(of_teacher["metric"]) & {"reverse_kl", "forward_kl", "ex_acc_err"}
+    assert {"rouge_l", "lm_loss", "distinct_4"} <= set(of_teacher["metric"])
+
+
+def test_two_models_are_tested_on_the_same_prompts(found):
+    tests = pd.DataFrame(json.loads(found.read["comparisons.json"]))
+    row = tests[(tests["metric"] == "rouge_l") & (tests["bucket"] == ALL)].iloc[0]
+    ours, theirs = (found.one(model=str(m), data="asked", metric="rouge_l")["value"] for m in found.models)
+    assert row["difference"] == pytest.approx(theirs - ours)
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["n"] == 6
+
+
+def test_what_is_there_is_not_measured_again_but_for_other_figures(found, data, monkeypatch):
+    def nobody(*_: Any, **__: Any) -> Callable:
+        raise AssertionError("an actor was started")
+
+    monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", nobody)
+    again = evaluate(settings(found.models, data, found.folder))
+    assert json.loads(found.read["results.json"]) == again.rows
+    with pytest.raises(AssertionError, match="an actor was started"):
+        evaluate(settings(found.models, data, found.folder, "metrics=[rouge_l]"))
+    assert (found.folder / "results.json").read_text() == found.read["results.json"]
