@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from .. import __version__
 from ..common.errors import MinillmError
+from .many_values import ManyValues
 
 app = typer.Typer(
     help="On-policy distillation of large language models on a Ray cluster (the MiniLLM method).",
@@ -89,6 +91,35 @@ def resume(
     from .api import resume as run_resume
 
     _report(run_resume(folder, console))
+
+
+@app.command(cls=ManyValues)
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of runs and of evaluations.", metavar="FOLDER...")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the pictures; those of an older comparison are replaced.")
+    ] = Path("runs/compare"),
+    label: Annotated[
+        list[str] | None, typer.Option(help="What to call the folders, in their order.", metavar="NAME ...")
+    ] = None,
+) -> None:
+    """Put runs and evaluations side by side: tables here, and PNG pictures in --out.
+
+    Of runs (folders of `minillm train` and the like): steps, seconds, tokens per second, first, last and best
+    validation values, and learning curves. Of evaluations (folders of `minillm eval`): every metric with its
+    95 % interval, scores by length of the reference, paired tests; and pictures of exposure bias by length,
+    reliability and length buckets. A model is called by its name, with the evaluation's folder behind it
+    where two evaluations have it. Each model has one colour in all pictures.
+
+        minillm compare runs/minillm runs/control
+        minillm compare runs/eval-before runs/eval-after --label before after
+    """
+    from .compare import compare as put_side_by_side
+    from .compare import render
+
+    console.print(render(put_side_by_side(folders, out, label or [])))
 
 
 @app.command()
@@ -173,7 +204,9 @@ def main() -> None:
     try:
         app()
     except MinillmError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/] {error}", highlight=False)
+        # An error may quote a file's text, which is not to be read as markup.
+        text = f"[bold red]{type(error).__name__}[/] {escape(str(error))}"
+        Console(stderr=True).print(text, highlight=False)
         sys.exit(2)
 
 

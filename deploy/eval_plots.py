@@ -38,9 +38,10 @@ def plot_evaluations(
 ) -> list[Path]:
     """Draw every picture that has values, one colour per model; returns the PNG files written.
 
-    `scores` are means over seeds, of any number of models and data sets.
+    `scores` are rows of any number of models and data sets; those of single seeds are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    scores = [score for score in scores if score.seed is None]
     looks = looks or styles(score.model for score in scores)
     drawn = (
         _exposure(folder / "exposure_bias.png", scores, looks),

@@ -14,7 +14,7 @@ from minillm_ray.deploy.settings_table import walk
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
 
-COMMANDS = ("train", "sft", "resume", "check", "settings", "fetch-model", "cut-model", "demo")
+COMMANDS = ("train", "sft", "compare", "resume", "check", "settings", "fetch-model", "cut-model", "demo")
 
 
 @pytest.fixture
@@ -130,3 +130,21 @@ def test_a_cut_model_is_made_by_one_command(minillm, run_file, tmp_path):
     assert code == 0
     assert "1 layers of" in out
     assert (tmp_path / "cut" / "model.safetensors").exists()
+
+
+def test_a_comparison_shows_tables_and_says_where_its_pictures_are(minillm, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "validation/rouge_l": 30.0}\n')
+    words = tmp_path / "a", tmp_path / "b", "--label", "before", "after", "--out", tmp_path / "out"
+    code, out, _ = minillm("compare", *words)
+    assert code == 0
+    assert all(word in out for word in ("before", "after", "30.0", "quality.png"))
+    assert (tmp_path / "out" / "quality.png").exists()
+
+
+def test_a_fault_that_quotes_a_file_is_told_as_it_stands(minillm, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("[/red]\n")
+    code, _, err = minillm("compare", tmp_path)
+    assert code == 2
+    assert "[/red]" in err
