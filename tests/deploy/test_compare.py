@@ -15,7 +15,10 @@ from matplotlib import pyplot as plt
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.deploy.compare import Comparison, compare, render
+from minillm_ray.deploy.eval_folder import EvalFolder
 from minillm_ray.deploy.eval_plots import EXPOSURE, bucket_order, plot_evaluations
+from minillm_ray.deploy.eval_rows import AnswerFigures, LabelFigures, Part, comparisons_of
+from minillm_ray.deploy.eval_rows import rows_of as rows_of_part
 from minillm_ray.deploy.plots import PANELS, styles
 from minillm_ray.deploy.recorder import read_metrics
 from minillm_ray.deploy.sources import Score, read_sources, short_names
@@ -101,6 +104,35 @@ def cells(text: str, *words: str) -> list[str]:
 def test_what_the_tests_read_is_what_runs_write(tmp_path):
     for line in read_metrics(run(tmp_path / "a")):
         assert all(name in CATALOGUE for name in line if "/" in name)
+
+
+def part(model: str, gain: float) -> Part:
+    """Five prompts with two seeds each, no reference of more than ten words, and five classifications."""
+    answers = [
+        AnswerFigures(
+            prompt_id=f"dolly/{n}", seed=seed, rouge_l=10.0 * n + gain, exact_match=50.0, accuracy=None,
+            tokens=4, finished=True, repeated_grams=0.0, grams=1.0,
+        )
+        for n in range(5)
+        for seed in (10, 20)
+    ]  # fmt: skip
+    sure = enumerate((0.5, 0.6, 0.7, 0.8, 0.9))
+    labels = [LabelFigures(prompt_id=f"sst2/{n}", confidence=c, right=n > 1, mass=0.9) for n, c in sure]
+    words = {f"dolly/{n}": 2 * n for n in range(5)}
+    return Part(model=model, data="dolly", answers=answers, labels=labels, words=words)
+
+
+def test_what_an_evaluation_writes_is_what_is_read(tmp_path):
+    parts = [part("first", 0.0), part("second", 5.0)]
+    rows = [one for each in parts for one in rows_of_part(each)]
+    (tmp_path / "e").mkdir()
+    EvalFolder(tmp_path / "e").write(rows, comparisons_of(parts, ["rouge_l"]))
+    found = compare([tmp_path / "e"], tmp_path / "out")
+    assert {path.stem for path in found.pictures} == {"reliability", "length_buckets"}
+    text = text_of(found)
+    assert cells(text, "dolly", "first", "20.0 [", "50.0 [50.0,50.0]")
+    assert "no answers" in text
+    assert "+5.0 [+5.0,+5.0]" in text
 
 
 def test_runs_stand_side_by_side_with_their_first_last_and_best_values(tmp_path):
