@@ -57,7 +57,8 @@ class PromptData(Section):
 class DataConfig(Section):
     """The data sets of a run and how records become prompts."""
 
-    train: PromptData
+    train: PromptData | None = None
+    """Prompts to answer, or given answers. null = `text` alone is learned (objective.kind = lm)."""
     validation: PromptData | None = None
     """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
     heldout: PromptData | None = None
@@ -74,7 +75,7 @@ class DataConfig(Section):
 
 
 class TextConfig(Section):
-    """Plain text for the language-model term (D_PT of the paper)."""
+    """Plain text: for the language-model term (D_PT of the paper), or to learn from alone."""
 
     path: str
     """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
@@ -90,6 +91,8 @@ class TextConfig(Section):
     """Tokens of one training block; documents are joined by the end-of-sequence token."""
     batch_size: Count | None = None
     """Blocks mixed into each optimiser step; null = as many as answers."""
+    validation_blocks: Annotated[int, Field(ge=0)] = 0
+    """Where text alone is learned: blocks, evenly spread, that are held out; their loss chooses the best."""
 
 
 class EngineConfig(Section):
@@ -234,7 +237,7 @@ class RunConfig(Section):
 
     student: ModelConfig
     teacher: ModelConfig | None = None
-    data: DataConfig
+    data: DataConfig = DataConfig()
     text: TextConfig | None = None
     rollout: RolloutConfig = RolloutConfig()
     scoring: ScoringConfig = ScoringConfig()
@@ -244,7 +247,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     out: Path = Path("runs/minillm")
     """Folder of the run: settings, metrics, plots, rollouts, checkpoints."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Of everything random."""
     checkpoint_every: Count = 500
     """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
@@ -261,6 +264,11 @@ class RunConfig(Section):
     def given_answers(self) -> int:
         """Answers of each set that come from the data."""
         return self.rollout.answers - self.sampled_answers
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether blocks of plain text are the given answers: every token but a block's first is learned."""
+        return self.objective.kind == "lm" and self.text is not None and self.data.train is None
 
     @property
     def samples_answers(self) -> bool:
@@ -334,8 +342,9 @@ class RunConfig(Section):
                 f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
             )
         found += self.objective.faults()
-        found += self._template_faults()
-        if self.given_answers and self.data.train.output is None and self.data.train.messages is None:
+        found += self._template_faults() + self._text_faults()
+        train = self.data.train
+        if self.given_answers and train and train.output is None and train.messages is None:
             found.append(
                 f"data.train.output is null, and {self.given_answers} of rollout.answers ="
                 f" {rollout.answers} are given ones (objective.kind = {self.objective.kind}); name the"
@@ -343,6 +352,26 @@ class RunConfig(Section):
             )
         if self.validation.metric == "reverse_kl" and self.teacher is None:
             found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")
+        return found
+
+    def _text_faults(self) -> list[str]:
+        found = []
+        if self.data.train is None and not self.text_alone:
+            found.append(
+                "data.train is missing; set data.train.path, or learn from plain text alone:"
+                " objective.kind=lm and text.path"
+            )
+        held = self.text.validation_blocks if self.text else 0
+        if held and not self.text_alone:
+            found.append(
+                f"text.validation_blocks = {held} is for runs that learn from text alone, and this one has"
+                f" {'data.train' if self.data.train else 'no text to learn from'}; set it to 0"
+            )
+        elif held and self.data.validation is not None:
+            found.append(
+                f"text.validation_blocks = {held} and data.validation both would choose the best student;"
+                " set one of them (text.validation_blocks=0 or data.validation=null)"
+            )
         return found
 
     def _template_faults(self) -> list[str]:

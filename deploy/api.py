@@ -17,6 +17,8 @@ from ..common.errors import ConfigError
 from .cast import cast
 from .check import Plan, check_run
 from .cluster import cluster
+from .eval_file import load_eval
+from .evaluate import Evaluation, evaluate
 from .feed import Feed
 from .plots import plot_run
 from .progress import Progress
@@ -26,7 +28,18 @@ from .run_folder import RunFolder, State
 from .sft import Tuned, as_sft
 from .train import Driver, Result
 
-__all__ = ["Plan", "Result", "check_run", "load_run", "load_sft", "resume", "train"]
+__all__ = [
+    "Evaluation",
+    "Plan",
+    "Result",
+    "check_run",
+    "evaluate",
+    "load_eval",
+    "load_run",
+    "load_sft",
+    "resume",
+    "train",
+]
 
 
 def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "student") -> RunConfig:

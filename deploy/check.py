@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
+TEXT = ("text", "text held out")
+"""What the records of plain text are called."""
 STORE_SHARE = 0.3
 """Part of a machine's memory that Ray gives its object store."""
 
@@ -128,7 +130,8 @@ class _Look:
 
     def at_all(self) -> tuple[dict[str, int], list[str]]:
         config = self._config
-        self._at("train", load_passages if config.given_answers else load_prompts)
+        if config.data.train is not None:
+            self._at("train", load_passages if config.given_answers else load_prompts)
         if config.data.validation is not None:
             by_loss = config.validation.metric == "loss"
             kept = self._at("validation", load_passages if by_loss else load_prompts)
@@ -138,7 +141,11 @@ class _Look:
             self._at("heldout", load_prompts)
         if config.text is not None:
             blocks = attempt(self._found, load_blocks, config, self._tokenizer)
-            self._records |= {"text": len(blocks)} if blocks is not None else {}
+            parts = attempt(self._found, blocks.split, config.text.validation_blocks) if blocks else None
+            if parts is not None:
+                self._records |= {
+                    name: len(part) for name, part in zip(TEXT, parts, strict=True) if len(part)
+                }
         self._compare_with_a_set()
         return self._records, self._notes
 
@@ -173,10 +180,12 @@ class _Look:
             )
 
     def _compare_with_a_set(self) -> None:
-        rollout, have = self._config.rollout, self._records.get("train")
+        rollout, name = self._config.rollout, "text" if self._config.text_alone else "train"
+        have = self._records.get(name)
         need = max(self._config.sampled_answers // rollout.samples, self._config.given_answers)
         if have is not None and have < need:
-            self._notes.append(f"a set takes {need} records, data.train has {have}: some come twice in it")
+            where = "text" if self._config.text_alone else "data.train"
+            self._notes.append(f"a set takes {need} records, {where} has {have}: some come twice in it")
 
 
 def _plan(

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from .. import __version__
 from ..common.errors import MinillmError
-from .many_values import ManyValues
+from .many_values import SETTING, ManyValues
 
 app = typer.Typer(
     help="On-policy distillation of large language models on a Ray cluster (the MiniLLM method).",
@@ -84,6 +84,36 @@ def sft(
 
 
 @app.command()
+def generate(
+    run: RunFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder to write answers.jsonl into.")] = Path("runs/answers"),
+    by: Annotated[
+        Literal["teacher", "student"], typer.Option(help="Which of the run file's models answers.")
+    ] = "teacher",
+    keep_cut: Annotated[bool, typer.Option("--keep-cut", help="Keep answers that were cut, too.")] = False,
+) -> None:
+    """Have the teacher of RUN.yaml answer data.train: sequence-level distillation data.
+
+    vLLM draws rollout.samples answers to each prompt on rollout.actors engines, at rollout.temperature, top_p
+    and top_k, from the model alone. --out gets answers.jsonl with the columns instruction, input and output
+    (or messages) and prompt_id, sample, tokens, finish, ready to be a data.train:
+
+        minillm generate run.yaml --out runs/answers rollout.actors=2
+        minillm sft run.yaml data.train.path=runs/answers/answers.jsonl out=runs/seqkd
+
+    Stopped? The same command goes on where it was, and refuses other settings. Answers that were cut at
+    rollout.max_new_tokens stay in --out/parts and are left out of answers.jsonl.
+    """
+    from .generate import generate as run_generate
+    from .generate import load_generation
+    from .report import report_answers
+
+    asked = load_generation(run, overrides or [], out=out, by=by, keep_cut=keep_cut)
+    console.print(report_answers(run_generate(asked, console)), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN_DIR")],
 ) -> None:
@@ -91,6 +121,64 @@ def resume(
     from .api import resume as run_resume
 
     _report(run_resume(folder, console))
+
+
+@app.command(name="eval", cls=ManyValues)
+def evaluate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A YAML file with these settings and more, and settings that replace its.",
+            metavar="[EVAL.yaml] [key.sub=value ...]",
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Models to look at: folders or hub names.", metavar="A B ...")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Compare with this model: exposure bias, divergences.", metavar="T")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Data sets: files, folders or hub names.", metavar="FILE ...")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Answers to each prompt, one by each seed.")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="Only these figures; all that can be had by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; add to one by the same call.")] = None,
+) -> None:
+    """Say how well models answer, with intervals: text scores, exposure bias, calibration, diversity.
+
+        minillm eval --models runs/sft/best runs/minillm/best --teacher my-large --data dev.jsonl
+
+    Each model answers each data set alone, by vLLM, once for each seed. From the answers come ROUGE-L, exact
+    match (also by length of the reference), length, share of finished answers, repetition and distinct-4;
+    with a teacher, both KL divergences and the excess accumulated error at every length; from given answers
+    the LM loss. A data set with a column `choices` is a classification task: accuracy, calibration error and
+    reliability by the probabilities of the label words. Columns with other names, an extraction rule for
+    `accuracy`, and more: in EVAL.yaml, whose settings `minillm settings --of eval` lists.
+
+    OUT gets results.json (rows of model, data, metric, bucket, seed, value, low, high, n; seed null is the
+    mean over seeds; [low, high] a 95 % bootstrap interval over prompts), results.parquet, comparisons.json
+    (paired tests between models), every answer as Parquet, and plots. What is there is not measured again.
+    """
+    from .api import evaluate as run_evaluation
+    from .api import load_eval
+
+    files = [word for word in arguments or [] if not SETTING.match(word)]
+    if len(files) > 1:
+        raise typer.BadParameter(f"one EVAL.yaml at most, not {', '.join(files)}")
+    flags = {
+        "models": models,
+        "teacher": teacher,
+        "data": data,
+        "seeds": seeds,
+        "metrics": metrics,
+        "out": out,
+    }
+    overrides = [word for word in arguments or [] if SETTING.match(word)]
+    evaluation = run_evaluation(load_eval(files[0] if files else None, overrides, flags), console)
+    console.print(f"rows: {evaluation.folder.results}", highlight=False)
 
 
 @app.command(cls=ManyValues)
@@ -138,11 +226,51 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
 @app.command()
 def settings(
     prefix: Annotated[str, typer.Argument(help="Only settings that begin so, e.g. rollout")] = "",
+    of: Annotated[Literal["run", "eval"], typer.Option(help="Of run files, or of evaluations.")] = "run",
 ) -> None:
     """List every setting with its default and its meaning."""
     from .settings_table import settings_table
 
-    console.print(settings_table(prefix))
+    console.print(settings_table(prefix, of))
+
+
+@app.command(name="pretrain-tiny", cls=ManyValues)
+def pretrain_tiny(
+    text: Annotated[
+        list[Path],
+        typer.Option(help="Plain text: .txt, .jsonl or .parquet (column text).", metavar="FILE ..."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; the model is OUT/best.")],
+    overrides: Overrides = None,
+    layers: Annotated[int, typer.Option(help="Layers of the LLaMA.")] = 4,
+    width: Annotated[int, typer.Option(help="Width; a multiple of 32.")] = 128,
+    heads: Annotated[int | None, typer.Option(help="Attention heads; width / 32 by default.")] = None,
+    positions: Annotated[int, typer.Option(help="Most tokens of a prompt and its answer.")] = 512,
+    vocabulary: Annotated[int, typer.Option(help="Words of the new tokenizer, at most.")] = 4000,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Use the tokenizer of this model's folder, and train none.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+) -> None:
+    """Train a tokenizer and a small LLaMA from nothing on plain text, for studies on CPUs.
+
+    A teacher and a student need one tokenizer: make the second with the first one's.
+
+        minillm pretrain-tiny --text wiki.txt web.jsonl --out runs/big --layers 6 --width 256
+        minillm pretrain-tiny --text wiki.txt web.jsonl --out runs/small --layers 2 --tokenizer runs/big/best
+
+    OUT/start is the model with random weights. It is trained by an ordinary run whose given answers are
+    blocks of text (data.train=null, objective.kind=lm); some are held out, and their loss chooses OUT/best.
+    Any setting of runs can be replaced: learner.optimizer.lr=1e-3 text.block_tokens=256 learner.ranks=2.
+    Templates chat, alpaca and plain all work with it. Stopped? `minillm resume OUT`.
+    """
+    from .pretrain import Shape, pretrain
+
+    shape = Shape(layers=layers, width=width, heads=heads, positions=positions, vocabulary=vocabulary)
+    result = pretrain(
+        text, out, shape, steps=steps, tokenizer=tokenizer, overrides=overrides or [], console=console
+    )
+    _report(result)
 
 
 @app.command(name="fetch-model")

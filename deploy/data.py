@@ -114,6 +114,7 @@ class Blocks(Sequence[Passage]):
     """Plain text in blocks of equal length; each is a passage whose prompt is its first token."""
 
     ids: npt.NDArray[np.int32]  # [N, block_tokens]
+    places: npt.NDArray[np.int64]  # [N], of each block in the text
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,9 +127,18 @@ class Blocks(Sequence[Passage]):
         if isinstance(index, slice):
             raise TypeError("blocks are named by their place: take them one by one")
         block = self.ids[index]
-        return Passage(
-            prompt_id=f"text/{range(len(self))[index]}", prompt_ids=block[:1], answer_ids=block[1:]
-        )
+        return Passage(prompt_id=f"text/{self.places[index]}", prompt_ids=block[:1], answer_ids=block[1:])
+
+    def split(self, count: int) -> tuple[Blocks, Blocks]:
+        """(the others, `count` held out), the latter evenly spread. Raises DataError if no other is left."""
+        if count >= len(self):
+            raise DataError(
+                f"text.validation_blocks = {count} leaves nothing of {len(self)} blocks to learn from; lower"
+                " it, or give more text"
+            )
+        held = np.zeros(len(self), bool)
+        held[np.arange(count) * len(self) // max(1, count)] = True
+        return Blocks(self.ids[~held], self.places[~held]), Blocks(self.ids[held], self.places[held])
 
 
 def load_blocks(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Blocks:
@@ -149,7 +159,8 @@ def load_blocks(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = N
             f"text.path = {config.text.path}: {len(stream)} tokens do not fill one block of"
             f" text.block_tokens = {size}; give more text or lower it"
         )
-    return Blocks(stream[: len(stream) // size * size].reshape(-1, size))
+    blocks = stream[: len(stream) // size * size].reshape(-1, size)
+    return Blocks(blocks, np.arange(len(blocks)))
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:

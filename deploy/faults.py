@@ -18,10 +18,17 @@ CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 def max_tokens(config: RunConfig) -> int:
     """Most tokens of a prompt and its answer, in training or measuring."""
+    if not reads_prompts(config) and config.text is not None:
+        return config.text.block_tokens
     longest = config.rollout.max_new_tokens
     if config.data.validation is not None or config.data.heldout is not None:
         longest = max(longest, config.validation.max_new_tokens or 0)
     return config.data.max_prompt_tokens + longest
+
+
+def reads_prompts(config: RunConfig) -> bool:
+    """Whether the run has any data but plain text."""
+    return not config.text_alone or any((config.data.validation, config.data.heldout))
 
 
 def model_faults(
@@ -34,7 +41,7 @@ def model_faults(
     found: list[str] = []
     prompt, need, context = config.data.max_prompt_tokens, max_tokens(config), facts.context
     answer = need - prompt
-    if context is not None and need > context:
+    if context is not None and need > context and reads_prompts(config):
         way_out = (
             f"set data.max_prompt_tokens={context - answer}, or a smaller rollout.max_new_tokens"
             if answer < context

@@ -34,10 +34,14 @@ class Feed:
         if config.sampled_answers:
             kept = self._kept(load_prompts(config, "train"))
             self._prompts = PromptStream(kept, seed=seed, shuffle=shuffle)
-        if config.given_answers:
+        if config.text_alone:
+            assert config.text is not None, "text alone is text"
+            blocks, held = load_blocks(config).split(config.text.validation_blocks)
+            self._answers, self.validation_answers = PromptStream(blocks, seed=seed), list(held)
+        elif config.given_answers:
             kept = self._kept(load_passages(config, "train"))
             self._answers = PromptStream(kept, seed=seed + bool(self._prompts), shuffle=shuffle)
-        if config.text is not None:
+        if config.text is not None and not config.text_alone:
             self._text = PromptStream(load_blocks(config), seed=seed)
         if config.data.validation is not None:
             if config.validation.metric == "loss":

@@ -266,6 +266,7 @@ def _draw_with(
         samples=rollout.samples,
         seed=zlib.crc32(f"{config.seed}/generate".encode()),
     )
+    assert config.data.train is not None, "a run that samples has prompts"
     questions = Questions(config.data.train)
 
     def call(actor: Any, piece: range) -> tuple[Any, Any]:

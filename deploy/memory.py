@@ -152,6 +152,8 @@ def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
     """Bytes of one micro-batch, kept for the backward pass, and of the output layer's chunks."""
     learner, size = config.learner, BYTES[config.learner.precision]
     tokens = learner.micro_batch * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
+    if config.text_alone:
+        tokens = 0
     if config.text is not None:
         tokens = max(tokens, learner.micro_batch * config.text.block_tokens)
     layer = 12 * student.hidden + 6 * student.intermediate

@@ -48,7 +48,7 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
         "learner.batch_size": config.learner.batch_size,
         "learner.inner_epochs": config.learner.inner_epochs,
         "learner.optimizer.lr": config.learner.optimizer.lr,
-        "training data": config.data.train.path,
+        "training data": " and ".join(part.path for part in (config.data.train, config.text) if part),
         "seed": config.seed,
     }
     text = _TEMPLATE.format(

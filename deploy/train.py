@@ -187,7 +187,7 @@ class Driver:
         )
         chunks = self._cast.roll(prompts, spec, self._counting(len(prompts) * samples))
         scores = self._cast.text_scores(prompts, chunks)
-        examples = [text for _, sample, text in self._cast.read(chunks[:1]) if sample == 0][:NUM_EXAMPLES]
+        examples = [text for *_, text in self._cast.read(chunks[0], NUM_EXAMPLES)]
         if self._config.teacher is None or teacher_mix > 0:
             return Measurement.of(scores, None, examples)
         scored = self._cast.score(chunks, hidden=True)
@@ -238,8 +238,11 @@ class Driver:
     def _criterion(self, values: dict[str, float]) -> tuple[str, int]:
         """Which value chooses the best student, and whether more (+1) or less (-1) is better."""
         metric = self._config.validation.metric
-        if metric == "auto":
-            metric = "rouge_l" if "validation/rouge_l" in values else "reverse_kl"
+        if "validation/loss" in values:
+            metric = "loss"
+        elif metric == "auto":
+            answered = all(prompt.references for prompt in self._feed.validation)
+            metric = "rouge_l" if answered else "reverse_kl"
         return f"validation/{metric}", 1 if metric == "rouge_l" else -1
 
     def _save_student(self, path: Path, values: dict[str, float]) -> None:

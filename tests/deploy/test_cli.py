@@ -14,7 +14,19 @@ from minillm_ray.deploy.settings_table import walk
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
 
-COMMANDS = ("train", "sft", "compare", "resume", "check", "settings", "fetch-model", "cut-model", "demo")
+COMMANDS = (
+    "train",
+    "sft",
+    "generate",
+    "compare",
+    "resume",
+    "check",
+    "settings",
+    "pretrain-tiny",
+    "fetch-model",
+    "cut-model",
+    "demo",
+)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def faults(path: Path, *overrides: str) -> list[str]:
 def test_the_smallest_run_file_gives_the_defaults(tmp_path):
     config = load_run(write(tmp_path))
     assert config.rollout.teacher_mix == 0.2
+    assert config.data.train is not None
     assert (config.student.path, config.data.train.path) == ("a/student", "train.jsonl")
 
 
@@ -51,6 +52,7 @@ def test_overrides_reach_nested_null_and_list_values(tmp_path):
     assert config.data.validation.path == "v.jsonl"
     assert config.objective.reward_clip == 10
     assert config.text is None
+    assert config.data.train is not None
     assert config.data.train.input is None
     assert config.data.system_prompt == "Be: kind"
 
@@ -129,7 +131,8 @@ def test_a_section_given_as_a_value_names_its_settings(tmp_path):
 def test_missing_settings_are_named(tmp_path):
     assert faults(write(tmp_path, "teacher: {path: t}\ndata: {}\n")) == [
         "student is missing; set student=...",
-        "data.train is missing; set data.train=...",
+        "data.train is missing; set data.train.path, or learn from plain text alone: objective.kind=lm and"
+        " text.path",
     ]
 
 
@@ -162,6 +165,7 @@ def test_paths_start_at_the_run_file_and_those_of_overrides_where_one_stands(tmp
     assert config.student.path == str(beside / "a" / "student")
     assert config.teacher is not None
     assert config.teacher.path == str(here / "a" / "teacher")
+    assert config.data.train is not None
     assert config.data.train.path == "train.jsonl"
     assert config.out == here / "runs" / "minillm"
     assert load_run(path, ["student.path=mine"]).student.path == str(here / "mine")
