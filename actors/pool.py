@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from ..common.errors import PartLost
+from ..common.errors import MinillmError, PartLost
 from ..common.messages import BatchSummary
 
 
@@ -68,7 +68,7 @@ class Pool:
             for summary in ray.wait(list(running), num_returns=1)[0]:
                 place, index, ref = running.pop(summary)
                 try:
-                    sizes = ray.get(summary)
+                    sizes = result_of(summary)
                 except RayActorError:
                     self.lost.append(self.names[place])
                     waiting.appendleft(index)
@@ -87,7 +87,7 @@ class Pool:
         found = []
         for name, answer in [(n, call(a)) for a, n in zip(self.actors, self.names, strict=True)]:
             try:
-                found.append(ray.get(answer))
+                found.append(result_of(answer))
             except RayActorError:
                 self.lost.append(name)
         self._bury()
@@ -104,6 +104,25 @@ class Pool:
             f"no actor is left of {', '.join(self.names)}; see their logs in Ray's dashboard, and go on with"
             " `minillm resume`"
         )
+
+
+def result_of(call: Any, name: str | None = None) -> Any:
+    """What a call gave; an error that a person is meant to read comes as itself, not as Ray's account of it.
+
+    With a `name`, the death of the actor is told as PartLost.
+    """
+    try:
+        return ray.get(call)
+    except RayTaskError as failure:
+        if isinstance(failure.cause, MinillmError):
+            raise failure.cause from None
+        raise
+    except RayActorError as death:
+        if name is None:
+            raise
+        raise PartLost(
+            f"{name} died; see its log in Ray's dashboard, and go on with `minillm resume`: {death}"
+        ) from death
 
 
 def pieces_of(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

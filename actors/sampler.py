@@ -75,7 +75,7 @@ class Sampler:
         start = time.perf_counter()
         kept, dropped = self._admit(prompts, spec)
         drawn = self._engine.generate(kept, spec) if kept else []
-        owners = [(prompt, sample) for prompt in kept for sample in range(spec.samples)]
+        owners = [(prompt, sample) for prompt in kept for sample in sample_numbers(prompt, spec)]
         rollouts = [
             self._rollout(prompt, sample, answer)
             for (prompt, sample), answer in zip(owners, drawn, strict=True)
@@ -126,6 +126,11 @@ class Sampler:
             newest=self.version,
             finish=drawn.finish,
         )
+
+
+def sample_numbers(prompt: Prompt, spec: SamplingSpec) -> range:
+    """Which answers to the prompt a spec asks for."""
+    return range(prompt.first_sample, prompt.first_sample + spec.samples)
 
 
 def _summary(rollouts: list[Rollout], dropped: list[Dropped], seconds: float) -> BatchSummary:

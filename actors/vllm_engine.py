@@ -13,7 +13,7 @@ from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.messages import Floats, Ids, Prompt, SamplingSpec
 from ..common.weights import WeightManifest
-from .sampler import Drawn, Fetch
+from .sampler import Drawn, Fetch, sample_numbers
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -105,7 +105,7 @@ class VllmEngine:
         seeds: list[int] = []
         for prompt in prompts:
             tokens = TokensPrompt(prompt_token_ids=prompt.token_ids.tolist())
-            for sample in range(spec.samples):
+            for sample in sample_numbers(prompt, spec):
                 name = f"{len(seeds)}:{prompt.id}#{sample}"
                 requests[self._engine.add_request(name, tokens, params)] = len(seeds)
                 seeds.append(answer_seed(spec.seed, prompt.id, sample))

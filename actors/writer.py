@@ -48,8 +48,11 @@ class Writer:
         self._tokenizer = tokenizer
         self._folder = folder
 
-    def write(self, number: int, scored: Sequence[Scored]) -> Metrics:
-        """Keep set `number` as rollouts/set-NNNNN.parquet; returns the health signals of the set."""
+    def write(self, number: int, scored: Sequence[Scored], version: int) -> Metrics:
+        """Keep set `number` as rollouts/set-NNNNN.parquet; returns the health signals of the set.
+
+        `version` is that of the weights which will learn from it.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / f"set-{number:05d}.parquet"
         unfinished = target.with_suffix(".partial")
@@ -57,7 +60,7 @@ class Writer:
             pa.Table.from_pylist([self._row(number, s) for s in scored], schema=SCHEMA), unfinished
         )
         unfinished.replace(target)
-        return health([s.passage for s in scored if isinstance(s.passage, Rollout)], scored)
+        return health([s.passage for s in scored if isinstance(s.passage, Rollout)], scored, version)
 
     def score(
         self, rollouts: Sequence[Rollout], references: Mapping[str, Sequence[str]]
@@ -136,7 +139,7 @@ SCHEMA = pa.schema(
 """Columns of a rollout file: log-probs in nats, one per answer token; weights = q / p~."""
 
 
-def health(rollouts: Sequence[Rollout], scored: Sequence[Scored]) -> Metrics:
+def health(rollouts: Sequence[Rollout], scored: Sequence[Scored], version: int) -> Metrics:
     """The signals of architecture decision 14 over a set of answers; empty for given answers."""
     if not rollouts:
         return {}
@@ -156,6 +159,7 @@ def health(rollouts: Sequence[Rollout], scored: Sequence[Scored]) -> Metrics:
         "rollout/weight_p05": (float(low), 1.0),
         "rollout/weight_p50": (float(middle), 1.0),
         "rollout/weight_p95": (float(high), 1.0),
+        "rollout/weight_age": (float(sum(version - r.oldest for r in rollouts)), count),
         "rollout/weight_mean": (float(weights.sum()), float(len(weights))),
         "rollout/sampled_kl": (float(sampled.sum(dtype=np.float64)), float(len(sampled))),
     }

@@ -29,14 +29,15 @@ class WriterActor:
         """Answers once the tokenizer is loaded."""
         return self._name
 
-    def write(self, number: int, *chunks: Sequence[Scored]) -> Metrics:
+    def write(self, number: int, version: int, *chunks: Sequence[Scored]) -> Metrics:
         """See Writer.write; chunks arrive through the object store."""
-        return self._writer.write(number, [s for chunk in chunks for s in chunk])
+        return self._writer.write(number, [s for chunk in chunks for s in chunk], version)
 
     def score(self, references: Mapping[str, Sequence[str]], *chunks: Sequence[Rollout]) -> list[AnswerScore]:
         """See Writer.score."""
         return self._writer.score([r for chunk in chunks for r in chunk], references)
 
-    def read(self, *chunks: Sequence[Rollout]) -> list[tuple[str, int, str]]:
-        """(prompt id, sample, answer text) of a few answers, for a person to look at."""
-        return [(r.prompt_id, r.sample, self._writer.text(r.answer_ids)) for chunk in chunks for r in chunk]
+    def read(self, rollouts: Sequence[Rollout], most: int) -> list[tuple[str, int, str]]:
+        """(prompt id, sample, text) of the first answers to `most` prompts, for a person to look at."""
+        first = [rollout for rollout in rollouts if rollout.sample == 0][:most]
+        return [(r.prompt_id, r.sample, self._writer.text(r.answer_ids)) for r in first]

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .objective import ObjectiveConfig, Section
+from .data_config import DataConfig, TextConfig
+from .objective import Count, ObjectiveConfig, Section
 
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -28,71 +28,6 @@ class ModelConfig(Section):
     """A local folder or a name on the Hugging Face hub; safetensors only."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-
-
-class PromptData(Section):
-    """Where prompts (and answers, if there are any) come from."""
-
-    path: str
-    """A .jsonl or .parquet file, or a folder or the name of a data set on the Hugging Face hub."""
-    split: str = "train"
-    """Split of a folder or hub data set; a file is one split, "train". A part of it: "train[:200]"."""
-    subset: str | None = None
-    """Configuration of a hub data set that has several."""
-    instruction: str = "instruction"
-    """Column with the question."""
-    input: str | None = "input"
-    """Column with further input to the question; rows may leave it empty. null = there is none. Under this
-    default name a data set may lack it; any other name must exist."""
-    output: str | None = "output"
-    """Column with the right answer, a string or a list of them. null = there is none. As with `input`, only a
-    column of this default name may be absent."""
-    messages: str | None = None
-    """Column with a chat (list of {role, content}) in place of the three above; a last assistant turn is the
-    answer."""
-    limit: Count | None = None
-    """Use only the first so many records."""
-
-
-class DataConfig(Section):
-    """The data sets of a run and how records become prompts."""
-
-    train: PromptData | None = None
-    """Prompts to answer, or given answers. null = `text` alone is learned (objective.kind = lm)."""
-    validation: PromptData | None = None
-    """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
-    heldout: PromptData | None = None
-    """Measured before and after the run, never used to choose anything."""
-    template: Literal["alpaca", "chat", "plain"] = "chat"
-    """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
-    one user turn; plain = the bare text. The latter two put the input on the next line."""
-    system_prompt: str | None = None
-    """First message of a chat, where a record does not bring its own."""
-    max_prompt_tokens: Count = 256
-    """Longer prompts are dropped with a message, never cut."""
-    shuffle: bool = True
-    """Draw training prompts in a seeded random order, newly shuffled at each pass."""
-
-
-class TextConfig(Section):
-    """Plain text: for the language-model term (D_PT of the paper), or to learn from alone."""
-
-    path: str
-    """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
-    split: str = "train"
-    """Split of a folder or hub data set."""
-    subset: str | None = None
-    """Configuration of a hub data set that has several."""
-    column: str = "text"
-    """Column of everything but a .txt file."""
-    limit: Count | None = None
-    """Use only the first so many documents."""
-    block_tokens: Annotated[int, Field(ge=2)] = 128
-    """Tokens of one training block; documents are joined by the end-of-sequence token."""
-    batch_size: Count | None = None
-    """Blocks mixed into each optimiser step; null = as many as answers."""
-    validation_blocks: Annotated[int, Field(ge=0)] = 0
-    """Where text alone is learned: blocks, evenly spread, that are held out; their loss chooses the best."""
 
 
 class EngineConfig(Section):
@@ -187,6 +122,9 @@ class LearnerConfig(Section):
     """cpu = optimiser state (and weights, at stage 3) live in main memory; for GPU learners."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 keeps a float32 master copy in the optimiser."""
+    dropout: bool | None = None
+    """The student's own dropout while it learns. null = off where answers are sampled, else the student in
+    training is not the one that sampled (the reference code too); on where all are given."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     head_chunk: Count = 128
@@ -287,6 +225,11 @@ class RunConfig(Section):
         return self.teacher is not None and (self.objective.kind != "lm" or self.measures_answers)
 
     @property
+    def uses_dropout(self) -> bool:
+        """Whether the student's dropout is on while it learns."""
+        return not self.samples_answers if self.learner.dropout is None else self.learner.dropout
+
+    @property
     def inner_epochs(self) -> int:
         """Passes over each set; given answers alone are met once, the data set has epochs of its own."""
         return self.learner.inner_epochs if self.samples_answers else 1
@@ -342,13 +285,25 @@ class RunConfig(Section):
                 f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
             )
         found += self.objective.faults()
+        truncates = rollout.top_p < 1 or rollout.top_k > 0
+        if truncates and self.objective.kind == "minillm" and self.objective.preset == "reference":
+            found.append(
+                "objective.preset = reference is number for number only without truncation, and rollout.top_p"
+                f" = {rollout.top_p:g}, rollout.top_k = {rollout.top_k}; set rollout.top_p=1 rollout.top_k=0,"
+                " or objective.preset=paper with the reference's settings written out"
+            )
+        if learner.dropout and self.samples_answers:
+            found.append(
+                "learner.dropout = true cannot stand beside sampled answers: the student in training would"
+                " not be the one that sampled; set learner.dropout=null"
+            )
         found += self._template_faults() + self._text_faults()
         train = self.data.train
         if self.given_answers and train and train.output is None and train.messages is None:
             found.append(
                 f"data.train.output is null, and {self.given_answers} of rollout.answers ="
                 f" {rollout.answers} are given ones (objective.kind = {self.objective.kind}); name the"
-                " column, or set objective.sampled_share=1"
+                + (" column" if self.objective.kind == "lm" else " column, or set objective.sampled_share=1")
             )
         if self.validation.metric == "reverse_kl" and self.teacher is None:
             found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")

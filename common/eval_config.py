@@ -7,18 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from .config import (
-    ClusterConfig,
-    Count,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    PromptData,
-    RolloutConfig,
-    RunConfig,
-    ScoringConfig,
-)
-from .objective import ObjectiveConfig, Section
+from .config import ClusterConfig, EngineConfig, ModelConfig, RolloutConfig, RunConfig, ScoringConfig
+from .data_config import DataConfig, PromptData
+from .objective import Count, ObjectiveConfig, Section
 
 METRICS: dict[str, str] = {
     "rouge_l": "ROUGE-L F-measure with stemming, best reference, x 100; by length too",

@@ -38,6 +38,9 @@ class Prompt:
     """Instruction and input as a person wrote them, before the template; for reports only."""
     references: tuple[str, ...] = ()
     """Right answers, if known. ROUGE-L counts the best one."""
+    first_sample: int = 0
+    """Number of its first answer; above 0 where a set holds the prompt once more, so that no two answers of
+    a set share their random numbers."""
     domain: str = ""
     teacher: str = ""
     """Which teacher scores the answer, where a run has more than one; empty = the run's teacher."""

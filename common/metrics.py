@@ -19,7 +19,6 @@ CATALOGUE: dict[str, str] = {
     "learner/reverse_kl": "exact KL(student || teacher) at the trained positions, nats per token",
     "learner/forward_kl": "exact KL(teacher || student) at the trained positions, nats per token",
     "learner/divergence": "what kd minimises, where it is neither KL, at the trained positions, per token",
-    "learner/entropy": "entropy of the student at the trained positions, nats per token",
     "learner/overlap": "mass that student and teacher share at the trained positions, sum of min(p, q)",
     "learner/answer_nll": "-log q of given answers, nats per token",
     "learner/clip_fraction": "share of tokens whose ratio is clipped",

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Weight = Literal["per_token", "per_decision", "none"]
 
 
+Count = Annotated[int, Field(ge=1)]
+
+
 class Section(BaseModel):
     """A part of the configuration tree: immutable, and closed to unknown keys."""
 

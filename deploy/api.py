@@ -59,10 +59,17 @@ def resume(path: Path | str, console: Console | None = None) -> Result:
     folder = RunFolder(Path(path))
     if not folder.config.exists():
         raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml; name one that has")
-    config = load_run(folder.config, [f"out={path}"])
-    state = folder.newest_state()
+    return go_on(load_run(folder.config).model_copy(update={"out": folder.path.resolve()}), console)
+
+
+def go_on(config: RunConfig, console: Console | None = None) -> Result:
+    """Go on with the run in config.out by these settings, or begin it anew where it has no checkpoint."""
+    folder = RunFolder(config.out)
+    console, state = console or Console(), folder.newest_state()
+    if state is None:
+        console.print(f"{folder.path} has no checkpoint yet (checkpoint_every): the run starts anew")
     forget_after(folder.path, state.step if state else -1)
-    return _run(config, folder, state, console or Console())
+    return _run(config, folder, state, console)
 
 
 def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Console) -> Result:
@@ -70,7 +77,7 @@ def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Con
     with Progress(console) as progress:
         progress.phase("reading data")
         feed = Feed(config)
-        for line in summary_of(feed.dropped):
+        for line in [*(f"note: {note}" for note in plan.notes), *summary_of(feed.dropped)]:
             progress.say(line)
         progress.phase("starting Ray")
         with cluster(config.cluster) as dashboard:
@@ -78,8 +85,8 @@ def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Con
                 progress.say(f"Ray dashboard: {dashboard}")
             save_resolved(config, folder.path)
             progress.phase("starting actors")
-            recorder = Recorder(folder.path, folder.path.name)
-            for drop in feed.dropped:
+            recorder = Recorder(folder.path, folder.path.name, after=state.step if state else None)
+            for drop in feed.dropped if state is None else ():  # a resumed run has told of them
                 recorder.dropped(drop)
             try:
                 with cast(config, plan, folder) as players:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ..actors.pool import Chunk, Pool, pieces_of
+from ..actors.pool import Chunk, Pool, pieces_of, result_of
 from ..actors.rollout_actor import RolloutActor
 from ..actors.teacher_actor import TeacherActor
 from ..actors.writer import AnswerScore
@@ -103,18 +103,19 @@ class Cast:
         loaded = self._rollouts.tell_all(lambda actor: actor.load.remote(manifest))
         return max((seconds for _, seconds in loaded), default=0.0)
 
-    def write(self, number: int, scored: Sequence[Chunk]) -> Metrics:
+    def write(self, number: int, version: int, scored: Sequence[Chunk]) -> Metrics:
         """Keep a set of answers as Parquet; returns its health signals."""
-        return ray.get(self._writer.write.remote(number, *[chunk.ref for chunk in scored]))
+        call = self._writer.write.remote(number, version, *[chunk.ref for chunk in scored])
+        return result_of(call, "writer")
 
     def text_scores(self, prompts: Sequence[Prompt], chunks: Sequence[Chunk]) -> list[AnswerScore]:
         """ROUGE-L and exact match of each answer."""
         references = {prompt.id: prompt.references for prompt in prompts}
-        return ray.get(self._writer.score.remote(references, *[chunk.ref for chunk in chunks]))
+        return result_of(self._writer.score.remote(references, *[chunk.ref for chunk in chunks]), "writer")
 
-    def read(self, chunks: Sequence[Chunk]) -> list[tuple[str, int, str]]:
-        """(prompt id, sample, text) of a few answers."""
-        return ray.get(self._writer.read.remote(*[chunk.ref for chunk in chunks]))
+    def read(self, chunk: Chunk, most: int) -> list[tuple[str, int, str]]:
+        """(prompt id, sample, text) of the first answers to the first `most` prompts of a chunk."""
+        return result_of(self._writer.read.remote(chunk.ref, most), "writer")
 
     def peak_memory(self) -> dict[str, int]:
         """Most resident bytes of each process so far, this one included, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +16,16 @@ from ..common.config import RunConfig
 from ..common.errors import ConfigError, DataError, MinillmError, ModelError
 from . import memory
 from .data import Kept, load_blocks, load_passages, load_prompts
-from .faults import cache_faults, declared, max_tokens, model_faults, resource_faults, where
+from .faults import (
+    cache_faults,
+    declared,
+    end_faults,
+    end_notes,
+    max_tokens,
+    model_faults,
+    resource_faults,
+    where,
+)
 from .memory import GIB, MIB, PARTS, Memory
 from .models import ModelFacts, describe_model, load_tokenizer, shared_vocabulary
 from .placement import needs_rollouts, places
@@ -64,10 +73,10 @@ class Plan:
     """What is not wrong, but worth knowing before the start."""
 
 
-def check_run(config: RunConfig) -> Plan:
+def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     """Look at settings, models, tokenizers, data and declared machines; nothing is started or reserved.
 
-    Raises ConfigError, ModelError or DataError; a ConfigError that lists them if they are of several kinds.
+    `later` names data sets (train, text ...) that will only be there when the run starts. Raises ConfigError, ModelError or DataError; a ConfigError that lists them if they are of several kinds.
     """
     found: list[MinillmError] = []
     faults = config.faults() + resource_faults(config)
@@ -81,14 +90,17 @@ def check_run(config: RunConfig) -> Plan:
         faults += cache_faults(config, student, teacher)
         if tokenizer is not None:
             vocabulary = attempt(found, _vocabulary, config, student, teacher, tokenizer)
-    records, notes = _Look(config, tokenizer, found).at_all() if tokenizer is not None else ({}, [])
+            faults += end_faults(config, vocabulary)
+    look = _Look(config, tokenizer, found, later) if tokenizer is not None else None
+    records, notes = look.at_all() if look is not None else ({}, [])
     if faults:
         found.insert(0, ConfigError(*faults))
     if found:
         raise together(found)
     assert student is not None, "no fault, so there is a student"
     assert vocabulary is not None, "no fault, so there is a vocabulary"
-    return _plan(config, student, teacher, vocabulary, records, notes)
+    assert tokenizer is not None, "no fault, so there is a tokenizer"
+    return _plan(config, student, teacher, vocabulary, records, [*end_notes(config, tokenizer), *notes])
 
 
 def attempt(found: list[MinillmError], action: Callable[..., T], *given: object) -> T | None:
@@ -123,8 +135,14 @@ def _vocabulary(
 class _Look:
     """Loads all data once: how many records can be used, and what is worth knowing of them."""
 
-    def __init__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, found: list[MinillmError]):
-        self._config, self._tokenizer, self._found = config, tokenizer, found
+    def __init__(
+        self,
+        config: RunConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        found: list[MinillmError],
+        later: Collection[str],
+    ):
+        self._config, self._tokenizer, self._found, self._later = config, tokenizer, found, later
         self._records: dict[str, int] = {}
         self._notes: list[str] = []
 
@@ -139,7 +157,7 @@ class _Look:
                 self._check_metric(kept)
         if config.data.heldout is not None:
             self._at("heldout", load_prompts)
-        if config.text is not None:
+        if config.text is not None and "text" not in self._later:
             blocks = attempt(self._found, load_blocks, config, self._tokenizer)
             parts = attempt(self._found, blocks.split, config.text.validation_blocks) if blocks else None
             if parts is not None:
@@ -150,6 +168,8 @@ class _Look:
         return self._records, self._notes
 
     def _at(self, name: str, load: Callable[..., Kept]) -> Kept | None:
+        if name in self._later:
+            return None
         kept = attempt(self._found, load, self._config, name, self._tokenizer)
         if kept is not None:
             self._records[name] = len(kept)

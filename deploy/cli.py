@@ -17,7 +17,7 @@ from .many_values import SETTING, ManyValues
 
 app = typer.Typer(
     help="On-policy distillation of large language models on a Ray cluster (the MiniLLM method).",
-    epilog="Start with `minillm demo`, then copy the run file that it leaves: runs/demo/minillm/config.yaml.",
+    epilog="Start with `minillm demo`, then copy the run file that it leaves: runs/demo/config.yaml.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,12 +47,19 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
     Any setting can be replaced behind it: `minillm train run.yaml learner.steps=200 rollout.teacher_mix=0`.
     `minillm settings` lists all of them. The run's folder gets config.yaml, metrics.jsonl, plots/, rollouts/
     (Parquet), checkpoints/, best/ and last/ (Hugging Face folders). Stopped? `minillm resume FOLDER`.
+    A file with `phases` is a chain, such as fine-tuning, MiniLLM, evaluation: one after the other, each in a
+    folder of its own; the same command again goes on with it. See deploy/recipes/chain.yaml.
     On a cluster: `ray job submit --address http://HEAD:8265 -- minillm train run.yaml`.
     """
     from .api import load_run
     from .api import train as run_train
+    from .chain import is_chain, load_chain, run_chain, told
 
-    _report(run_train(load_run(run, overrides or []), console))
+    if is_chain(run):
+        done = run_chain(load_chain(run, overrides or []), console)
+        console.print(told(done), highlight=False, soft_wrap=True)
+    else:
+        _report(run_train(load_run(run, overrides or []), console))
 
 
 @app.command()
@@ -117,10 +124,14 @@ def generate(
 def resume(
     folder: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN_DIR")],
 ) -> None:
-    """Go on with a stopped run from its newest checkpoint, as if it had never stopped."""
-    from .api import resume as run_resume
+    """Go on with a stopped run from its newest checkpoint, as if it had never stopped.
 
-    _report(run_resume(folder, console))
+    A chain goes on with the phase that was stopped, and skips those that are finished; `minillm generate`
+    goes on with the questions that are not answered yet.
+    """
+    from .chain import go_on
+
+    console.print(go_on(folder, console), highlight=False)
 
 
 @app.command(name="eval", cls=ManyValues)
@@ -215,11 +226,17 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     """Say whether RUN.yaml can work, what will run where, and what memory each process needs.
 
     Everything that can be checked without machines is checked: settings, models, tokenizers, data, room for
-    answers, and the declared CPUs and GPUs.
+    answers, and the declared CPUs and GPUs. Of a chain, every phase that is not finished.
     """
     from .api import check_run, load_run
+    from .chain import check_chain, is_chain, load_chain
     from .check import render
 
+    if is_chain(run):
+        for name, plan in check_chain(load_chain(run, overrides or [])).items():
+            console.rule(name)
+            console.print(render(plan))
+        return
     console.print(render(check_run(load_run(run, overrides or []))))
 
 

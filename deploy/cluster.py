@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayError
 
 from ..common.config import ClusterConfig
 from ..common.errors import ClusterError
 
-_log = logging.getLogger(__name__)
+KNOCK_S = 5.0
+"""How long a head node may take to answer; Ray itself would go on trying for ten minutes."""
 
 
 @contextmanager
@@ -28,6 +31,8 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _knock(address)
     try:
         if address:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -39,12 +44,27 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, RuntimeError, ValueError) as failure:
-        raise ClusterError(
-            f"Ray is not reachable at {address or 'a new local cluster'}: {failure}\n  check `ray status`"
-            " there, or leave cluster.address and RAY_ADDRESS unset to start a local cluster"
-        ) from failure
+    except (ConnectionError, RuntimeError, ValueError, RayError) as failure:
+        raise _unreachable(address or "a new local cluster", failure) from failure
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises ClusterError if nobody listens at host:port or ray://host:port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like: Ray knows where to look
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except OSError as failure:
+        raise _unreachable(address, failure) from failure
+
+
+def _unreachable(where: str, failure: Exception) -> ClusterError:
+    return ClusterError(
+        f"Ray is not reachable at {where}: {failure}\n  check `ray status` there (a token may be missing:"
+        " RAY_AUTH_MODE=token), or leave cluster.address and RAY_ADDRESS unset to start a local cluster"
+    )

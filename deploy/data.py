@@ -15,7 +15,8 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from ..common.config import DataConfig, PromptData, RunConfig
+from ..common.config import RunConfig
+from ..common.data_config import DataConfig, PromptData
 from ..common.errors import DataError
 from ..common.messages import Dropped, Passage, Prompt
 from ..common.prompts import alpaca, plain

@@ -14,7 +14,7 @@ from ..actors.grader import Graded
 from ..actors.grader_actor import GraderActor
 from ..actors.measurer import LabelLogprobs, PassageMeasure
 from ..actors.measurer_actor import MeasurerActor
-from ..actors.pool import Chunk, Pool, pieces_of
+from ..actors.pool import Chunk, Pool, pieces_of, result_of
 from ..actors.rollout_actor import RolloutActor
 from ..common.config import ModelConfig
 from ..common.eval_config import EvalConfig, plain_model
@@ -78,9 +78,10 @@ class EvalCast:
         file: Path,
     ) -> Graded:
         """Text scores of one seed's answers, which are also written to `file`."""
-        return ray.get(
-            self._grader.grade.remote(seed, prompts, references, rule, file, *[chunk.ref for chunk in chunks])
+        call = self._grader.grade.remote(
+            seed, prompts, references, rule, file, *[chunk.ref for chunk in chunks]
         )
+        return result_of(call, "grader")
 
     def measure(self, chunks: Sequence[Chunk], *, compare: bool, done: Told = nobody) -> list[PassageMeasure]:
         """Exact figures at each token of the chunks' passages, in their order."""

@@ -28,9 +28,9 @@ def load_eval(
     source = f"evaluation file {file}" if file else "this evaluation"
     faults: list[str] = []
     values = read_settings(file, overrides, source, faults)
-    _settle(values, [file.parent, Path()] if file else [Path()])
+    settle(values, [file.parent, Path()] if file else [Path()])
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    _settle(given, [Path()])
+    settle(given, [Path()])
     return checked(values | given, faults, source)
 
 
@@ -44,7 +44,7 @@ def checked(values: Values, faults: list[str], source: str) -> EvalConfig:
     return config
 
 
-def _settle(values: Values, folders: Sequence[Path]) -> None:
+def settle(values: Values, folders: Sequence[Path]) -> None:
     """Paths from the first of `folders` that has them; models keep the name under which they were given."""
     for key in ("models", "data"):
         if isinstance(values.get(key), list | tuple):

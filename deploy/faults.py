@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import ray
 
+from ..actors.vllm_engine import end_of_sequence_ids
 from ..common.config import ClusterConfig, RunConfig
 from .memory import cache_tokens, mixes
 from .models import ModelFacts
 from .placement import Place, needs_rollouts, places
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM 0.32 takes on CPUs."""
@@ -64,6 +69,29 @@ def model_faults(
             f" {', '.join(map(str, CPU_HEAD_DIMS))}; use another model, or GPUs (cluster.rollout_gpus=1)"
         )
     return found
+
+
+def end_faults(config: RunConfig, vocabulary: int | None) -> list[str]:
+    """Whether an answer can end before its limit."""
+    ends = end_of_sequence_ids(config.student.path)
+    if not needs_rollouts(config) or vocabulary is None or any(end < vocabulary for end in ends):
+        return []
+    named = f"only {ends}, which are outside the {vocabulary} words" if ends else "no end-of-sequence token"
+    return [
+        f"student.path = {config.student.path} names {named}, so every answer would run to"
+        " rollout.max_new_tokens; set eos_token_id in its generation_config.json"
+    ]
+
+
+def end_notes(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Whether given answers end as sampled ones do."""
+    ends, given = end_of_sequence_ids(config.student.path), tokenizer.eos_token_id
+    if not ends or given is None or given in ends:
+        return []
+    return [
+        f"given answers end with token {given} (the tokenizer's), sampled ones with {ends} (the generation"
+        " config's): what is learned from the first does not end the second"
+    ]
 
 
 def cache_faults(config: RunConfig, student: ModelFacts, teacher: ModelFacts | None) -> list[str]:

@@ -5,7 +5,9 @@ Given answers and text are put into the object store here, in pieces, so that th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -21,7 +23,7 @@ class Feed:
     """All data of a run, loaded. Raises DataError for what cannot be used."""
 
     def __init__(self, config: RunConfig):
-        self._piece = config.rollout.chunk
+        self._piece, self._samples = config.rollout.chunk, config.rollout.samples
         self.dropped: list[Dropped] = []
         self.validation: Sequence[Prompt] = ()
         self.heldout: Sequence[Prompt] = ()
@@ -54,7 +56,7 @@ class Feed:
     def take_prompts(self, count: int) -> list[Prompt]:
         """The next prompts to answer."""
         assert self._prompts is not None, "this run learns from given answers"
-        return self._prompts.take(count)
+        return apart(self._prompts.take(count), self._samples)
 
     def take_answers(self, count: int) -> list[Chunk]:
         """The next given answers, in the object store."""
@@ -88,6 +90,16 @@ class Feed:
     def _kept(self, kept):
         self.dropped += kept.dropped
         return kept.items
+
+
+def apart(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
+    """The prompts; one that comes again gets other sample numbers, and so answers of its own."""
+    seen: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        found.append(replace(prompt, first_sample=samples * seen[prompt.id]) if seen[prompt.id] else prompt)
+        seen[prompt.id] += 1
+    return found
 
 
 def sizes(passages: Sequence[Passage]) -> BatchSummary:

@@ -40,6 +40,8 @@ from .run_file import CONFIG_FILE, Change, Values, beneath, load_run
 
 Author = Literal["teacher", "student"]
 """Which of a run file's models answers."""
+HEAD = "# Answers to data.train, by `minillm generate`"
+"""How config.yaml of a generation begins, which is no run."""
 MATTERS = (
     *("student", "data.train", "data.template", "data.system_prompt", "data.max_prompt_tokens", "seed"),
     *(
@@ -115,13 +117,28 @@ def load_generation(
     return Generation(config=config, by=by, keep_cut=keep_cut)
 
 
+def begun(folder: Path) -> Generation | None:
+    """The generation whose answers are in `folder`; None if it holds something else."""
+    file = folder / CONFIG_FILE
+    if not file.exists() or not file.read_text(encoding="utf-8").startswith(HEAD):
+        return None
+    options: Values = {}
+
+    def change(values: Values, faults: list[str]) -> Values:
+        options.update({key: values.pop(key) for key in ("do", "by", "keep_cut")})
+        return values
+
+    config = load_run(file, [f"out={json.dumps(str(folder))}"], change)
+    return Generation(config=config, by=options["by"], keep_cut=options["keep_cut"])
+
+
 def look(asked: Generation) -> Work:
     """All that can be found wrong without machines, as `check.check_run` does it for runs."""
     found: list[MinillmError] = []
     config, by = asked.config, asked.by
     faults = config.faults() + resource_faults(config, engines(config))
     facts = attempt(found, describe_model, config.student, by)
-    tokenizer = attempt(found, load_tokenizer, config.student, by)
+    tokenizer = attempt(found, load_tokenizer, config.student, by) if facts is not None else None
     if facts is not None:
         faults += model_faults(config, by, facts, in_engine=True) + cache_faults(config, facts, None)
     prompts = attempt(found, load_prompts, config, "train", tokenizer) if tokenizer is not None else None
@@ -179,7 +196,7 @@ def _save(asked: Generation) -> None:
     config = asked.config
     tree = {"do": "generate", "by": "student", "keep_cut": asked.keep_cut} | config.model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
-    head = f"# Answers by the {asked.by}, which is called student here.\n"
+    head = f"{HEAD}; here the {asked.by} that answers is called student.\n"
     (config.out / CONFIG_FILE).write_text(head + text, encoding="utf-8")
 
 

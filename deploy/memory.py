@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ..actors.scorer import CHUNK_LOGITS
 from ..actors.vllm_engine import BLOCK_TOKENS, PREFILL_TOKENS
 from ..common.config import LearnerConfig, RunConfig
-from ..learner.fused_head import CHUNK_TOKENS
 from .models import ModelFacts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -75,7 +74,7 @@ def learner_memory(
 ) -> Memory:
     """One learner rank; ZeRO shares out the optimiser (1), the gradients (2) and the weights (3)."""
     learner = config.learner
-    size, stage = BYTES[learner.precision], zero_stage(learner)
+    size, stage, published = BYTES[learner.precision], zero_stage(learner), BYTES[config.rollout.precision]
     count, share = student.parameters, -(-student.parameters // learner.ranks)
     # ZeRO-3 gathers layer by layer; the largest piece is the output layer.
     weights = share * size + student.head_parameters * size if stage == 3 else count * size
@@ -90,7 +89,9 @@ def learner_memory(
             "gradients": gradients,
             "optimiser": moments + master,
             "activations": _trained(config, student, vocabulary),
-            "buckets": max(learner.bucket_mib * MIB, student.head_parameters * size),
+            "buckets": min(
+                max(learner.bucket_mib * MIB, student.head_parameters * published), count * published
+            ),
             "runtime": RUNTIME["learner"],
         }
     )
@@ -113,7 +114,7 @@ def store_memory(
         states = drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
     return Memory(
         parts={
-            "student": 2 * student.parameters * BYTES[config.learner.precision],
+            "student": 2 * student.parameters * BYTES[config.rollout.precision],
             "teacher": head,
             "activations": states + 4 * answers + 5 * 4 * drawn,
         }
@@ -162,5 +163,5 @@ def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
         if learner.gradient_checkpointing
         else layer * student.layers
     )
-    chunks = 2 * CHUNK_TOKENS * vocabulary * 4 + student.head_parameters * 4
+    chunks = 2 * learner.head_chunk * vocabulary * 4 + student.head_parameters * 4
     return tokens * kept * size + chunks

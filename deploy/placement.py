@@ -69,17 +69,18 @@ class Reservation:
 
     def __init__(self, wanted: Sequence[Place], settings: ClusterConfig):
         self._places = list(wanted)
-        self._group = self._reserve(settings.start_timeout_s)
         self._writer_cpus = settings.writer_cpus
+        self._group = self._reserve(settings.start_timeout_s)
 
     def _reserve(self, timeout_s: float) -> PlacementGroup:
         bundles = [place.bundle for place in self._places]
         need = {kind: sum(b.get(kind, 0.0) for b in bundles) for kind in ("CPU", "GPU")}
+        need["CPU"] += self._writer_cpus
         have = ray.cluster_resources()
         for kind, amount in need.items():
             if amount > have.get(kind, 0.0) + 1e-6:
                 raise ClusterError(
-                    f"the run needs {amount:g} {kind} ({len(bundles)} actors), the cluster has"
+                    f"the run needs {amount:g} {kind} ({len(bundles)} actors and a writer), the cluster has"
                     f" {have.get(kind, 0.0):g}; add machines, or lower cluster.*_{kind.lower()}s,"
                     " rollout.actors, scoring.actors or learner.ranks"
                 )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ..common.config import ModelConfig, RunConfig, TextConfig
+from ..common.config import ModelConfig, RunConfig
+from ..common.data_config import TextConfig
 from ..common.errors import ConfigError
 from .api import train
 from .data import eos_id

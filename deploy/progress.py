@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -66,17 +67,24 @@ class Progress:
 
     def say(self, message: str) -> None:
         """A line that stays."""
-        self.console.print(message, highlight=False)
+        self.console.print(message, highlight=False, markup=False)
 
     def _show(self) -> None:
         facts = dict(self._facts)
-        parts = [facts.pop("phase", ""), *(f"{k} {v}" for k, v in facts.items()), self._left]
-        line = " · ".join(part for part in [*parts, clock(time.monotonic() - self._began)] if part)
+        line = live_line(facts, self._left, clock(time.monotonic() - self._began))
         if self.console.is_terminal:
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
             self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def live_line(facts: Mapping[str, str], left: str, spent: str) -> str:
+    """All facts in one line; a narrow terminal cuts its end, so what one waits for comes first."""
+    rest = dict(facts)
+    first = [rest.pop("phase", ""), f"step {rest.pop('step')}" if "step" in rest else "", left]
+    parts = [*first, *(f"{name} {value}" for name, value in rest.items()), spent]
+    return " · ".join(part for part in parts if part)
 
 
 def clock(seconds: float) -> str:

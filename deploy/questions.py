@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..actors.answer_parts import Question
-from ..common.config import PromptData
+from ..common.data_config import PromptData
 from ..common.messages import Prompt
 from .records import column_of, read_records
 

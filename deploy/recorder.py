@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 class Recorder:
     """Keeps the numbers of one run folder."""
 
-    def __init__(self, folder: Path, run: str):
+    def __init__(self, folder: Path, run: str, after: int | None = None):
+        """Add to what is in `folder`; curves of a resumed run go on `after` its checkpoint's step."""
         # Here and in _gauge, so that who only reads metrics waits for neither torch nor Ray.
         from torch.utils.tensorboard.writer import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=None if after is None else after + 1
+        )
         self._gauges: dict[str, Gauge] = {}
         self._run = run
 

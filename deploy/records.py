@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.config import TextConfig
+from ..common.data_config import TextConfig
 from ..common.errors import DataError
 
 if TYPE_CHECKING:

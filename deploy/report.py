@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Group
 from rich.table import Table
 
@@ -19,7 +21,7 @@ def cell(interval: Interval | None, digits: int) -> str:
     return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
-def quality_table(rows: dict[str, Measurement | None]) -> Table:
+def quality_table(rows: Mapping[str, Measurement | None]) -> Table:
     """Who answers how well, one row per model."""
     table = Table(title="held-out prompts, answers drawn by each model alone (95 % bootstrap intervals)")
     for column in ("", "reverse KL, nats/token", "ROUGE-L x 100", "exact match, %"):

@@ -121,14 +121,15 @@ def _parse(overrides: Sequence[str], faults: list[str]) -> DictConfig:
 def _value(text: str) -> Any:
     """A value as it would be read in a run file; nothing is null."""
     tree = OmegaConf.create(f"value: {text}")
-    assert isinstance(tree, DictConfig), "a key and a value make a mapping"
-    return tree["value"]
+    # Not resolved: what a ${...} refers to may stand in the file.
+    values: Any = OmegaConf.to_container(tree, resolve=False)
+    return values["value"]
 
 
 def _settle_paths(tree: DictConfig, folders: Sequence[Path]) -> None:
     """Make each relative path absolute from the first of `folders` in which it exists."""
     for key in PATHS:
-        named = OmegaConf.select(tree, key)
+        named = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
         if not isinstance(named, str) or not named:
             continue
         OmegaConf.update(tree, key, settled(named, folders))

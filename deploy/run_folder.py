@@ -83,13 +83,25 @@ class RunFolder:
         return sorted(p.parent for p in (self.path / "checkpoints").glob("step-*/progress.json"))
 
     def complete_checkpoint(self, state: State, keep: int) -> None:
-        """Mark the checkpoint of `state.step` as whole, and delete all but the newest `keep`."""
+        """Mark the checkpoint of `state.step` as whole, and delete all but the newest `keep`.
+
+        The best student so far is part of it: a resumed run may not take one from steps that it has not made.
+        """
+        if self.best.exists():
+            shutil.copytree(self.best, self.checkpoint(state.step) / "best", dirs_exist_ok=True)
         target = self.checkpoint(state.step) / "progress.json"
         unfinished = target.with_suffix(".partial")
         unfinished.write_text(json.dumps(asdict(state)), encoding="utf-8")
         unfinished.replace(target)
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old)
+
+    def restore_best(self, step: int) -> None:
+        """Put the best student back that was the best at the checkpoint of `step`; none if there was none."""
+        shutil.rmtree(self.best, ignore_errors=True)
+        kept = self.checkpoint(step) / "best"
+        if kept.exists():
+            shutil.copytree(kept, self.best)
 
     def newest_state(self) -> State | None:
         """State of the newest whole checkpoint; None where there is none."""

@@ -81,8 +81,7 @@ class Driver:
         self._progress.start_steps(state.step, config.learner.steps)
         while state.step < config.learner.steps:
             started = time.monotonic()
-            scored = self._collect_and_score()
-            self._learn(scored)
+            self._learn(self._collect_and_score())
             state.sets += 1
             self._publish()
             self._validate_if_due()
@@ -106,7 +105,7 @@ class Driver:
         seconds = time.monotonic() - began
         tokens = sum(sum(chunk.summary.answer_tokens) for chunk in scored)
         values = {"teacher/set_s": seconds, "teacher/tokens_per_s": tokens / seconds}
-        values |= means(self._cast.write(number, scored))
+        values |= means(self._cast.write(number, self._state.version, scored))
         values |= means(merge(chunk.summary.metrics for chunk in scored))
         self._recorder.record(self._state.step, values)
         self._watch(values)
@@ -126,10 +125,13 @@ class Driver:
         return chunks
 
     def _learn(self, chunks: list[Chunk]) -> None:
-        """Inner epochs over one set, each in an order of its own."""
+        """Inner epochs over one set, each in an order of its own; then the set is let go."""
+        self._run_epochs(items_of(chunks))
+        self._cast.learner.forget()
+
+    def _run_epochs(self, items: Sequence[Item]) -> None:
         config, state = self._config, self._state
         self._progress.phase("learning")
-        items = items_of(chunks)
         for epoch in range(config.inner_epochs):
             order = np.random.default_rng([config.seed, state.sets, epoch]).permutation(len(items))
             for start in range(0, len(items), config.learner.batch_size):
@@ -215,7 +217,8 @@ class Driver:
         """Measure on validation prompts, and keep the student if it is the best so far."""
         state, config = self._state, self._config
         self._measured_at = state.step
-        self._progress.phase("validating")
+        if self._feed.validation_answers or self._feed.validation:
+            self._progress.phase("validating")
         if self._feed.validation_answers:
             values = {"validation/loss": self._answer_loss(self._feed.validation_answers)}
         elif self._feed.validation:
@@ -264,6 +267,7 @@ class Driver:
         state = self._state
         self._progress.phase(f"going on from step {state.step}")
         self._cast.learner.restore(self._folder.checkpoint(state.step))
+        self._folder.restore_best(state.step)
         self._feed.move_to(state.cursors)
         self._cast.load(self._cast.learner.publish(WeightVersion(state.version)))
         self._measured_at = state.step

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils.logging import disable_progress_bar
 
 from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
-from ..common.errors import ConfigError
+from ..common.errors import ConfigError, ModelError
 from ..common.heads import Head, check_head, final_hidden, read_head
 from .fused_head import FusedLoss
 from .step import Result
@@ -207,17 +207,26 @@ def zero_stage(learner: LearnerConfig) -> int:
 
 
 def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
-    """The student to train, whole, on the CPU; without `dropout` it answers alike in training mode."""
-    config = AutoConfig.from_pretrained(model.path, revision=model.revision)
-    if not dropout:
-        _switch_dropout_off(config)
-    student = AutoModelForCausalLM.from_pretrained(
-        model.path,
-        revision=model.revision,
-        config=config,
-        dtype=getattr(torch, learner.precision),
-        use_safetensors=True,
-    )
+    """The student to train, whole, on the CPU; without `dropout` it answers alike in training mode.
+
+    Raises ModelError if this machine cannot read it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+        if not dropout:
+            _switch_dropout_off(config)
+        student = AutoModelForCausalLM.from_pretrained(
+            model.path,
+            revision=model.revision,
+            config=config,
+            dtype=getattr(torch, learner.precision),
+            use_safetensors=True,
+        )
+    except OSError as missing:
+        raise ModelError(
+            f"student.path = {model.path} cannot be loaded: {missing}; every machine with a learner must"
+            " see it"
+        ) from missing
     if learner.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return student

@@ -67,6 +67,10 @@ class LearnerGroup:
         self._steps += 1
         return StepReport(step=self._steps, metrics=metrics, seconds=time.monotonic() - began)
 
+    def forget(self) -> None:
+        """The set is done with: its answers may leave the object store."""
+        self._all("forget", lambda rank: ())
+
     def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
         """A record of each answer, in order, by the weights as they are; nothing is learned."""
         learner = self._config.learner

@@ -92,7 +92,7 @@ class LearnerActor:
             config.learner,
             self._vocabulary,
             device,
-            dropout=not config.samples_answers,  # else the student in training is not the one that sampled
+            dropout=config.uses_dropout,
         )
         torch.manual_seed(config.seed + self._rank)
         self._runner = StepRunner(
@@ -115,14 +115,16 @@ class LearnerActor:
 
     def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
         """See StepRunner.step."""
-        if fresh:  # a new set
-            self._chunks.forget()
         self._chunks.fetch(share.answers)
         self._chunks.fetch(share.texts)
         try:
             return self._runner.step(share, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
         finally:
             self._chunks.forget(share.texts)  # met once
+
+    def forget(self) -> None:
+        """Let go of the set of answers, so that the next one finds room in the object store."""
+        self._chunks.forget()
 
     def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
         """See measure.measure."""

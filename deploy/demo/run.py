@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 from ...common.config import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
@@ -28,10 +27,12 @@ from ..cluster import cluster
 from ..data import load_prompts
 from ..plots import plot_run
 from ..recorder import read_metrics
-from ..report import quality_table
 from ..run_file import load_run
 from ..train import Result
+from .last_screen import MODELS, last_screen
 
+MARKER = ".minillm-demo"
+"""Says that a folder is a demo's and may be replaced; a run's folder is never deleted."""
 WHAT = """[bold]minillm demo[/]: distil a small teacher into a smaller student on this machine, for real.
 
   1. measure the student as it starts, on prompts held out from training
@@ -48,13 +49,18 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
     """Run both, and leave summary.json, plots and everything else in `out`."""
     began = time.monotonic()
     if out.exists():
-        if not (out / "config.yaml").exists():
-            raise ConfigError(f"--out {out} exists and is no earlier demo; choose another folder")
+        if not (out / MARKER).exists():
+            raise ConfigError(
+                f"--out {out} exists and is no earlier demo; choose another folder, or delete it",
+                source="demo",
+            )
         shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARKER).write_text("made by `minillm demo`, which may replace this folder\n", encoding="utf-8")
     with as_file(files(data)) as here, _ray(keep, console):
-        base = load_run(here / "minillm.yaml", [f"out={out}"])
-        control = load_run(
-            here / "control.yaml", [f"out={out / 'control'}", f"learner.steps={base.learner.steps}"]
+        base = load_run(here / "minillm.yaml").model_copy(update={"out": out.resolve()})
+        control = load_run(here / "control.yaml", [f"learner.steps={base.learner.steps}"]).model_copy(
+            update={"out": out.resolve() / "control"}
         )
         console.print(WHAT.format(out=out, steps=base.learner.steps))
         console.rule("MiniLLM")
@@ -67,7 +73,9 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
     summary["seconds"] = round(time.monotonic() - began, 1)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     console.rule("what came of it")
-    console.print(_last_screen(out, ours, theirs, prompts, summary["seconds"]))
+    measured = (ours.teacher, ours.before, theirs.after, ours.after)
+    models = {name: m for name, m in zip(MODELS, measured, strict=True) if m is not None}
+    console.print(last_screen(out, models, prompts, summary["seconds"]))
 
 
 @contextmanager
@@ -89,8 +97,8 @@ def _ray(keep: bool, console: Console) -> Iterator[None]:
         raise ClusterError(f"`ray start --head` failed: {started.stderr.strip()[-500:]}")
     os.environ.pop("RAY_ADDRESS", None)
     with cluster(ClusterConfig(address="auto")) as dashboard:
+        console.print(f"Ray is up and stays up, dashboard at {dashboard}; `{ray} stop` ends it")
         yield
-    console.print(f"Ray stays up, dashboard at {dashboard}; `{ray} stop` ends it")
 
 
 def _summary(out: Path, ours: Result, theirs: Result, teacher: str, student: str) -> dict[str, float | str]:
@@ -107,28 +115,3 @@ def _summary(out: Path, ours: Result, theirs: Result, teacher: str, student: str
         "student_before": student,
         "student_after": str(ours.folder.best),
     }
-
-
-def _last_screen(out: Path, ours: Result, theirs: Result, prompts: list[str], seconds: float) -> Group:
-    models = {
-        "teacher": ours.teacher,
-        "student, start": ours.before,
-        "control (more SFT)": theirs.after,
-        "MiniLLM": ours.after,
-    }
-    answers = Table(title="the first held-out prompts", show_lines=True)
-    answers.add_column("prompt", ratio=2)
-    for name in models:
-        answers.add_column(name, ratio=1)
-    for index, prompt in enumerate(prompts):
-        answers.add_row(prompt, *(m.examples[index] if m else "-" for m in models.values()))
-    return Group(
-        quality_table(models),
-        answers,
-        f"{seconds:.0f} s in all. Plots: {out / 'plots'}; rollouts: {out / 'rollouts'};"
-        f" numbers: {out / 'summary.json'}",
-        "Next:",
-        "  .venv/bin/minillm fetch-model smollm2       a real model, for a run on it (README, 'A real run')",
-        "  .venv/bin/minillm train --help               your own teacher, student and data",
-        f"  .venv/bin/vllm serve {out / 'best'} --dtype float32     serve the student just made",
-    )

@@ -1,11 +1,14 @@
 import pytest
 import ray
-from minillm_ray.actors.pool import Pool, pieces_of
-from minillm_ray.common.errors import PartLost
+from minillm_ray.actors.pool import Pool, pieces_of, result_of
+from minillm_ray.common.errors import DataError, PartLost
 from minillm_ray.common.messages import BatchSummary
 from ray.actor import exit_actor
 
 pytestmark = pytest.mark.ray
+
+
+BAD = 113
 
 
 @ray.remote(num_cpus=0)
@@ -18,6 +21,8 @@ class Worker:
     def work(self, piece):
         if self._deadly in piece:
             exit_actor()
+        if BAD in piece:
+            raise DataError("a number that cannot be squared")
         sizes = BatchSummary(prompt_ids=(), samples=(), prompt_tokens=(), answer_tokens=tuple(piece))
         return [x * x for x in piece], sizes
 
@@ -53,3 +58,17 @@ def test_when_every_actor_is_gone_the_run_is_told_who(ray_cluster):
     pool = Pool.of([Worker.remote(deadly=0), Worker.remote(deadly=0)], "worker")
     with pytest.raises(PartLost, match="worker-0, worker-1"):
         pool.spread([[0]], call)
+
+
+def test_what_an_actor_says_to_a_person_comes_as_it_was_said(ray_cluster):
+    pool = Pool.of([Worker.remote()], "worker")
+    with pytest.raises(DataError) as told:
+        pool.spread([[1], [BAD]], call)
+    assert type(told.value) is DataError
+    assert str(told.value) == "a number that cannot be squared"
+
+
+def test_a_lone_actor_that_dies_is_named(ray_cluster):
+    worker = Worker.remote(deadly=0)
+    with pytest.raises(PartLost, match="writer died"):
+        result_of(call(worker, [0])[1], "writer")

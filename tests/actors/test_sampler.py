@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from minillm_ray.actors.sampler import Drawn, Generates, Sampler
@@ -112,3 +114,9 @@ def test_the_figures_of_two_batches_add_up(sampler):
 def test_without_a_teacher_nothing_is_said_about_it(sampler):
     summary = sampler.roll([prompt("a", 5)], SamplingSpec(max_tokens=4))[1]
     assert "rollout/sampled_kl" not in summary.metrics
+
+
+def test_a_prompt_that_comes_again_gets_answers_of_its_own(sampler):
+    again = replace(prompt("train/0", 2), first_sample=2)
+    rollouts, _ = sampler.roll([prompt("train/0", 2), again], SamplingSpec(max_tokens=4, samples=2))
+    assert [r.sample for r in rollouts] == [0, 1, 2, 3]

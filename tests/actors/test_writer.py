@@ -37,7 +37,7 @@ def scored(passage: Rollout) -> Scored:
 
 def test_a_set_can_be_read_with_pandas_and_loses_nothing(tmp_path):
     first, second = rollout([3, 4, 0]), rollout([2, 2], sample=1, finish="length")
-    Writer(WordTokenizer(), tmp_path).write(7, [scored(first), scored(second)])
+    Writer(WordTokenizer(), tmp_path).write(7, [scored(first), scored(second)], version=3)
     table = pd.read_parquet(tmp_path / "set-00007.parquet")
     assert list(table["answer"]) == ["sat mat", "cat cat"]
     assert list(table["finish"]) == ["stop", "length"]
@@ -51,8 +51,11 @@ def test_a_set_can_be_read_with_pandas_and_loses_nothing(tmp_path):
 
 def test_health_signals_are_counts_over_the_whole_set(tmp_path):
     metrics = Writer(WordTokenizer(), tmp_path).write(
-        0, [scored(rollout([1, 2, 3, 4, 1, 2, 3, 4])), scored(rollout([1, 2, 3, 4], finish="length"))]
+        0,
+        [scored(rollout([1, 2, 3, 4, 1, 2, 3, 4])), scored(rollout([1, 2, 3, 4], finish="length"))],
+        version=5,
     )
+    assert metrics["rollout/weight_age"] == (4, 2)  # both were drawn by version 3
     assert metrics["rollout/answer_tokens"] == (12, 2)
     assert metrics["rollout/eos_rate"] == (1, 2)
     assert metrics["rollout/distinct_4"] == (4, 6)

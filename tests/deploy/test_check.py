@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,33 @@ def settings(models: dict[str, str], questions: str, **changes: Any) -> RunConfi
     for section, values in changes.items():
         tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
     return RunConfig.model_validate(tree)
+
+
+def with_ends(model: str, folder: Path, ends: Any) -> str:
+    """A copy of the model whose settings name other tokens that end an answer."""
+    copy = Path(shutil.copytree(model, folder))
+    for name in ("generation_config.json", "config.json"):
+        kept = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps(kept | {"eos_token_id": ends}))
+    return str(copy)
+
+
+def test_a_student_whose_answers_cannot_end_is_refused(models, questions, tmp_path):
+    for n, ends in enumerate((None, [500])):
+        endless = with_ends(models["student"], tmp_path / str(n), ends)
+        with pytest.raises(ConfigError, match=r"every answer would run to rollout\.max_new_tokens"):
+            check_run(settings(models, questions, student={"path": endless}))
+
+
+def test_several_tokens_may_end_an_answer_and_those_of_given_ones_should_be_among_them(
+    models, questions, tmp_path
+):
+    several = with_ends(models["student"], tmp_path / "several", [77, 1, 500])
+    assert not check_run(settings(models, questions, student={"path": several})).notes
+    other = with_ends(models["student"], tmp_path / "other", [77])
+    (note,) = check_run(settings(models, questions, student={"path": other})).notes
+    assert "token 1" in note
+    assert "[77]" in note
 
 
 def test_a_run_that_can_work_is_planned(models, questions):

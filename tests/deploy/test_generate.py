@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from minillm_ray.common.config import PromptData
+from minillm_ray.common.data_config import PromptData
 from minillm_ray.common.errors import ConfigError, DataError, ModelError
 from minillm_ray.common.messages import Prompt
 from minillm_ray.deploy.generate import Generation, engines, generate, load_generation, look, pieces

@@ -19,6 +19,16 @@ def test_a_state_comes_back_as_it_was_kept(tmp_path):
     assert folder.newest_state() == State(step=16, version=4, cursors={"prompts": {"taken": 16}})
 
 
+def test_the_best_student_comes_back_as_it_was_at_the_checkpoint(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.best.mkdir()
+    (folder.best / "model.safetensors").write_text("of step 8")
+    checkpoint(folder, 8)
+    (folder.best / "model.safetensors").write_text("of step 12, which the resumed run has not made")
+    folder.restore_best(8)
+    assert (folder.best / "model.safetensors").read_text() == "of step 8"
+
+
 def test_a_checkpoint_that_was_not_completed_is_not_resumed_from(tmp_path):
     folder = RunFolder(tmp_path)
     checkpoint(folder, 16)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from minillm_ray.common.config import DataConfig, LearnerConfig, ModelConfig, PromptData, RunConfig
+from minillm_ray.common.config import LearnerConfig, ModelConfig, RunConfig
+from minillm_ray.common.data_config import DataConfig, PromptData
 from minillm_ray.common.heads import final_hidden, read_head
 from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
 from minillm_ray.learner.dealing import Item

@@ -1,0 +1,61 @@
+"""A chain with real engines: a model answers, and another learns from the answers as they lie."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from minillm_ray.deploy.chain import load_chain, run_chain
+from minillm_ray.tests.tiny_runs import tiny_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+
+
+def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all(
+    ray_cluster, tiny_pair, questions, tmp_path
+):
+    teacher, student = tiny_pair
+    run = tiny_run(
+        teacher, student, questions, tmp_path / "run",
+        data={"train": {"path": str(questions), "limit": 7}},
+        rollout={"samples": 2, "chunk": 3},
+        learner={"ranks": 1, "steps": 1},
+    )  # fmt: skip
+    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"out"}))
+    learned = {
+        "do": "sft",
+        "data": {"train": {"path": "${out}/answers/answers.jsonl"}},
+        "rollout": {"max_new_tokens": 48, "samples": 1},
+    }
+    chain = {"out": str(tmp_path / "chain"), "base": base}
+    chain["phases"] = {"answers": {"do": "generate", "keep_cut": True}, "seqkd": learned}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
+    before = [
+        {"instruction": "?", "input": "", "output": "!", "prompt_id": "train/2", "sample": n, "tokens": 2,
+         "finish": "stop"}
+        for n in range(2)
+    ]  # fmt: skip
+    out = tmp_path / "chain" / "answers"
+    (out / "parts").mkdir(parents=True)
+    part = out / "parts" / "part-0000002-0000002.jsonl"
+    part.write_text("".join(json.dumps(row) + "\n" for row in before))
+
+    answers, seqkd = run_chain(load_chain(tmp_path / "chain.yaml"))
+    rows = [json.loads(line) for line in answers.result.file.open()]
+    assert [(row["prompt_id"], row["sample"]) for row in rows] == [
+        (f"train/{number}", sample) for number in range(7) for sample in range(2)
+    ]
+    assert rows[4:6] == before
+    assert rows[0]["instruction"] == rows[1]["instruction"] == "say red red"
+    assert rows[0]["output"] != rows[1]["output"]
+    assert sorted(path.name for path in (out / "parts").glob("part-*")) == [
+        "part-0000000-0000001.jsonl",
+        "part-0000002-0000002.jsonl",
+        "part-0000003-0000005.jsonl",
+        "part-0000006-0000006.jsonl",
+    ]
+    assert seqkd.result.steps == 1
+    assert set(seqkd.result.memory) == {"driver", "writer", "learner-0"}
+    assert (tmp_path / "chain" / "seqkd" / "best" / "model.safetensors").exists()
+    assert [done.result for done in run_chain(load_chain(tmp_path / "chain.yaml"))] == [None, None]
