@@ -48,7 +48,7 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
     `minillm settings` lists all of them. The run's folder gets config.yaml, metrics.jsonl, plots/, rollouts/
     (Parquet), checkpoints/, best/ and last/ (Hugging Face folders). Stopped? `minillm resume FOLDER`.
     A file with `phases` is a chain, such as fine-tuning, MiniLLM, evaluation: one after the other, each in a
-    folder of its own; the same command again goes on with it. See deploy/recipes/chain.yaml.
+    folder of its own; the same command again goes on with it. See deploy/recipes/baselines/whole.yaml.
     On a cluster: `ray job submit --address http://HEAD:8265 -- minillm train run.yaml`.
     """
     from .api import load_run
