@@ -76,7 +76,8 @@ class Plan:
 def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     """Look at settings, models, tokenizers, data and declared machines; nothing is started or reserved.
 
-    `later` names data sets (train, text ...) that will only be there when the run starts. Raises ConfigError, ModelError or DataError; a ConfigError that lists them if they are of several kinds.
+    `later` names data sets (train, text ...) that will only be there when the run starts. Raises ConfigError,
+    ModelError or DataError; a ConfigError that lists them if they are of several kinds.
     """
     found: list[MinillmError] = []
     faults = config.faults() + resource_faults(config)

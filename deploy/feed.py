@@ -43,7 +43,7 @@ class Feed:
         elif config.given_answers:
             kept = self._kept(load_passages(config, "train"))
             self._answers = PromptStream(kept, seed=seed + bool(self._prompts), shuffle=shuffle)
-        if config.text is not None and not config.text_alone:
+        if config.text is not None and config.objective.kind != "lm":  # fine-tuning has no term for it
             self._text = PromptStream(load_blocks(config), seed=seed)
         if config.data.validation is not None:
             if config.validation.metric == "loss":
