@@ -175,6 +175,7 @@ def evaluate(
     """
     from .api import evaluate as run_evaluation
     from .api import load_eval
+    from .evaluate import report_evaluation
 
     files = [word for word in arguments or [] if not SETTING.match(word)]
     if len(files) > 1:
@@ -189,7 +190,7 @@ def evaluate(
     }
     overrides = [word for word in arguments or [] if SETTING.match(word)]
     evaluation = run_evaluation(load_eval(files[0] if files else None, overrides, flags), console)
-    console.print(f"rows: {evaluation.folder.results}", highlight=False)
+    console.print(report_evaluation(evaluation))
 
 
 @app.command(cls=ManyValues)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.text import Text
 
 from ..common.errors import ConfigError, DataError
 from ..common.eval_config import METRICS, NEED_REFERENCES, NEED_TEACHER, EvalConfig, EvalModel
 from .cluster import cluster
+from .compare import Comparison, compare, render
 from .eval_cast import eval_cast
 from .eval_data import Task, load_task
 from .eval_folder import EvalFolder, mark_of
@@ -35,6 +37,8 @@ class Evaluation:
     comparisons: list[Row]
     notes: list[str]
     """What could not be measured, and why."""
+    comparison: Comparison
+    """The models side by side, with pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,10 +74,23 @@ def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
     rows = [row for part in parts for row in rows_of(part, wanted)]
     comparisons = comparisons_of(parts, wanted)
     folder.write(rows, comparisons)
-    notes = [f"{part.model} on {part.data}: {note}" for part in parts for note in part.notes]
-    for note in notes:
-        console.print(f"note: {note}", highlight=False)
-    return Evaluation(folder=folder, rows=rows, comparisons=comparisons, notes=notes)
+    return Evaluation(
+        folder=folder,
+        rows=rows,
+        comparisons=comparisons,
+        notes=[f"{part.model} on {part.data}: {note}" for part in parts for note in part.notes],
+        comparison=compare([folder.path], folder.plots),
+    )
+
+
+def report_evaluation(evaluation: Evaluation) -> Group:
+    """The end of `minillm eval`: tables, what could not be measured, and where things lie."""
+    folder = evaluation.folder
+    return Group(
+        render(evaluation.comparison),
+        *(Text(f"note: {note}") for note in evaluation.notes),
+        Text(f"rows {folder.results}   answers {folder.path / 'answers'}   pictures {folder.plots}"),
+    )
 
 
 def _named_models(config: EvalConfig) -> list[tuple[EvalModel, str]]:
