@@ -280,6 +280,11 @@ class RunConfig(Section):
                 f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is above learner.optimizer.lr ="
                 f" {learner.optimizer.lr:g}; try 0"
             )
+        if learner.optimizer.min_lr and learner.optimizer.schedule != "cosine":
+            found.append(
+                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is where a cosine schedule ends, and"
+                f" learner.optimizer.schedule = {learner.optimizer.schedule}; set it to cosine, or min_lr=0"
+            )
         if self.teacher is None and self.objective.kind != "lm":
             found.append(
                 f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"

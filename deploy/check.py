@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from ..common.config import RunConfig
@@ -165,6 +166,8 @@ class _Look:
                 self._records |= {
                     name: len(part) for name, part in zip(TEXT, parts, strict=True) if len(part)
                 }
+        if config.text is not None and config.objective.kind == "lm" and not config.text_alone:
+            self._notes.append("text is not used: objective.kind = lm learns from data.train alone")
         self._compare_with_a_set()
         return self._records, self._notes
 
@@ -301,7 +304,8 @@ def render(plan: Plan) -> RenderableType:
         " teacher is the teacher's output layer alone; buckets are those of rank 0.",
         f"Records: {records}. Words that the models share: {plan.vocabulary:,}. Longest prompt with answer:"
         f" {plan.max_tokens} tokens.",
-        *(f"[yellow]Note:[/] {note}." for note in plan.notes),
+        *(f"[yellow]Note:[/] {escape(note)}." for note in plan.notes),
+        "[green]This run can start.[/]",
     )
 
 

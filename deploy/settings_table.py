@@ -40,8 +40,14 @@ def walk(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str, s
         if inner is not None:
             yield from walk(inner, f"{path}{key}.")
             continue
-        default = "required" if field.default is PydanticUndefined else str(field.default)
+        default = "required" if field.default is PydanticUndefined else _as_yaml(field.default)
         yield f"{path}{key}", default, " ".join((field.description or "").split())
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as one would write it in a run file."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _section_of(kind: Any) -> type[BaseModel] | None:

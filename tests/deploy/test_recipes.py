@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from minillm_ray.common.errors import DataError
 from minillm_ray.deploy import recipes
-from minillm_ray.deploy.recipes import gpt2_size, stories
+from minillm_ray.deploy.recipes import gpt2_size, label_words, stories
 from minillm_ray.deploy.run_file import load_run
 from minillm_ray.tests.tiny_models import tiny_model
 
@@ -39,3 +40,21 @@ def test_models_of_a_size_are_made_with_another_ones_tokenizer(tmp_path, monkeyp
     gpt2_size.main(tiny_model("llama", tmp_path / "other"))
     assert (tmp_path / "models" / "small" / "model.safetensors").exists()
     assert (tmp_path / "models" / "small" / "tokenizer.json").exists()
+
+
+def test_classification_sets_become_rows_with_label_words(tmp_path):
+    table, passages = tmp_path / "dev.tsv", tmp_path / "dev.jsonl"
+    table.write_text('a "fine film\t1\ndull , dull\t0\n')
+    passages.write_text(json.dumps({"question": "is it so", "passage": "It is.", "label": True}) + "\n")
+    assert label_words.main("sst2", table, tmp_path / "sst2.jsonl") == 2
+    assert label_words.main("boolq", passages, tmp_path / "boolq.jsonl") == 1
+    films = [json.loads(line) for line in (tmp_path / "sst2.jsonl").read_text().splitlines()]
+    assert [(row["input"], row["output"]) for row in films] == [
+        ('a "fine film', "positive"),
+        ("dull , dull", "negative"),
+    ]
+    (asked,) = [json.loads(line) for line in (tmp_path / "boolq.jsonl").read_text().splitlines()]
+    assert (asked["output"], asked["choices"]) == ("yes", ["no", "yes"])
+    table.write_text("no label here\n")
+    with pytest.raises(DataError, match="line 1"):
+        label_words.main("sst2", table, tmp_path / "sst2.jsonl")

@@ -96,6 +96,13 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
             "rollout.answers = 100 does not divide into batches",
         ),
         ("learner.ranks=3", "learner.batch_size = 64 does not divide over learner.ranks = 3; try 66"),
+        (
+            "learner.micro_batch=128",
+            "learner.micro_batch = 128 on 1 ranks is more than learner.batch_size = 64",
+        ),
+        ("learner.optimizer.min_lr=1e-7", "min_lr = 1e-07 is where a cosine schedule ends"),
+        ("learner.dropout=true", "learner.dropout = true cannot stand beside sampled answers"),
+        ("seed=-1", "seed = -1 cannot be; it must be a whole number at least 0"),
         ("rollout.samples=7", "rollout.answers = 256 is no multiple of rollout.samples = 7; try 259"),
         (
             "validation.metric=bleu",
@@ -105,7 +112,10 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
             "learner.offload=cpu",
             "learner.offload = cpu needs the optimiser in pieces; set",
         ),
-        ("learner.optimizer.min_lr=1", "learner.optimizer.min_lr = 1 is above learner.optimizer.lr = 5e-06"),
+        (
+            "learner.optimizer.schedule=cosine learner.optimizer.min_lr=1",
+            "learner.optimizer.min_lr = 1 is above learner.optimizer.lr = 5e-06",
+        ),
         ("teacher=null", "teacher is missing, and objective.kind = minillm needs it; set teacher.path"),
         ("data.template=plain data.train.messages=chat", "data.train.messages = chat needs a chat template"),
         (
