@@ -282,7 +282,7 @@ class RunConfig(Section):
             )
         if learner.optimizer.min_lr and learner.optimizer.schedule != "cosine":
             found.append(
-                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is where a cosine schedule ends, and"
+                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is for a cosine schedule, but"
                 f" learner.optimizer.schedule = {learner.optimizer.schedule}; set it to cosine, or min_lr=0"
             )
         if self.teacher is None and self.objective.kind != "lm":

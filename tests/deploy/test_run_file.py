@@ -100,7 +100,7 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
             "learner.micro_batch=128",
             "learner.micro_batch = 128 on 1 ranks is more than learner.batch_size = 64",
         ),
-        ("learner.optimizer.min_lr=1e-7", "min_lr = 1e-07 is where a cosine schedule ends"),
+        ("learner.optimizer.min_lr=1e-7", "learner.optimizer.min_lr = 1e-07 is for a cosine schedule, but"),
         ("learner.dropout=true", "learner.dropout = true cannot stand beside sampled answers"),
         ("seed=-1", "seed = -1 cannot be; it must be a whole number at least 0"),
         ("rollout.samples=7", "rollout.answers = 256 is no multiple of rollout.samples = 7; try 259"),
