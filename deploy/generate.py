@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..actors.answer_parts import ANSWERS, PARTS, Joined, answered, join
 from ..actors.parts_actor import PartsActor
-from ..actors.pool import Pool
+from ..actors.pool import Pool, result_of
 from ..actors.rollout_actor import RolloutActor
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, DataError, MinillmError
@@ -296,7 +296,8 @@ def _draw_with(
         wait_for(everyone, config.cluster.start_timeout_s)
         told = _Told(progress, behind * rollout.samples, len(work.prompts) * rollout.samples)
         written = pool.spread(left, call, told)
-        ray.get([chunk.ref for chunk in written])
+        for chunk in written:
+            result_of(chunk.ref, "writer")
         for name in pool.lost:
             progress.say(f"{name} died; the others took over its work")
     finally:

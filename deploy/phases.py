@@ -18,6 +18,7 @@ from ..common.eval_config import EvalConfig
 from . import api, generate
 from .check import Plan, check_run
 from .eval_file import checked, settle
+from .evaluate import report_evaluation
 from .generate import ANSWERS, Generated, Generation, as_generation
 from .report import report, report_answers
 from .run_file import PATHS, Values, beneath, settled, validated
@@ -165,10 +166,6 @@ def _run(config: RunConfig, console: Console) -> Any:
     return api.go_on(config, console) if begun else api.train(config, console)
 
 
-def _evaluation_told(found: api.Evaluation) -> str:
-    return f"rows: {found.folder.results}"
-
-
 def _answers_told(made: Generated) -> str:
     return report_answers(made)
 
@@ -189,7 +186,7 @@ KINDS: dict[str, Kind] = {
         options={"by": ("teacher", "student"), "keep_cut": (False, True)},
     ),
     "eval": Kind(
-        read=_read_eval, run=api.evaluate, told=_evaluation_told, config=lambda asked: asked,
+        read=_read_eval, run=api.evaluate, told=report_evaluation, config=lambda asked: asked,
         makes=("results.json",),
     ),
 }  # fmt: skip
