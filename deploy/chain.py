@@ -272,6 +272,8 @@ def _promise_faults(phase: Phase, made: Sequence[str]) -> list[str]:
 
 def _look(phase: Phase, stand_in: Mapping[str, ModelConfig]) -> Plan | None:
     """Check the phase as far as can be; models that are not there yet are played by where they come from."""
+    if phase.kind.look is None:
+        return None
     models: dict[str, ModelConfig] = {}
     later: set[str] = set()
     for key, path in _pending(phase).items():

@@ -48,10 +48,9 @@ class Kind:
     """What later phases can start from, below the phase's folder."""
     trains: bool = False
     """Whether what it makes is a model like config.student."""
-    look: Callable[[Any, Mapping[str, ModelConfig], set[str]], Plan | None] = lambda asked, models, later: (
-        None
-    )
-    """Check models and data; `models` stand for settings, `later` names data that are not there yet."""
+    look: Callable[[Any, Mapping[str, ModelConfig], set[str]], Plan | None] | None = None
+    """Check models and data; `models` stand for settings, `later` names data that are not there yet. None =
+    they are looked at when the phase's turn comes."""
 
 
 def over(low: Values, high: Values) -> Values:
