@@ -115,6 +115,9 @@ class LearnerConfig(Section):
     """Answers in one forward pass of one rank."""
     inner_epochs: Count = 4
     """Passes over each set of answers."""
+    token_budget: Count | None = None
+    """Trained answer tokens after which the run ends, each counted as often as it is met. null = the steps
+    alone end it; they also shape the schedule. For comparing methods at one budget."""
     optimizer: OptimizerConfig = OptimizerConfig()
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO: 1 shares out the optimiser, 2 the gradients too, 3 the weights too."""
@@ -238,11 +241,6 @@ class RunConfig(Section):
     def steps_per_set(self) -> int:
         """Optimiser steps made from one set of answers."""
         return self.rollout.answers // self.learner.batch_size * self.inner_epochs
-
-    @property
-    def num_sets(self) -> int:
-        """Sets of answers that the run goes through; the last may be left early."""
-        return -(-self.learner.steps // self.steps_per_set)
 
     def faults(self) -> list[str]:
         """What is wrong only together, each with key, value and way out."""

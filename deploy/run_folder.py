@@ -24,6 +24,8 @@ class State:
     """All that the driver must remember to go on as if it had never stopped."""
 
     step: int = 0
+    tokens: int = 0
+    """Answer tokens trained on, each counted as often as it was met."""
     sets: int = 0
     """Sets of answers that are behind us."""
     version: int = 0

@@ -79,7 +79,7 @@ class Driver:
             self._first_measure()
         state, config = self._state, self._config
         self._progress.start_steps(state.step, config.learner.steps)
-        while state.step < config.learner.steps:
+        while not self._done:
             started = time.monotonic()
             self._learn(self._collect_and_score())
             state.sets += 1
@@ -89,6 +89,13 @@ class Driver:
             self._checkpoint_if_due()
             self._recorder.record(state.step, {"run/iteration_s": time.monotonic() - started})
         return self._finish(began)
+
+    @property
+    def _done(self) -> bool:
+        """Whether all steps are made, or all tokens trained on that the run may use."""
+        learner, state = self._config.learner, self._state
+        spent = learner.token_budget is not None and state.tokens >= learner.token_budget
+        return spent or state.step >= learner.steps
 
     def _collect_and_score(self) -> list[Chunk]:
         """A set of answers, sampled, given, or some of both, as the objective needs them."""
@@ -142,11 +149,12 @@ class Driver:
                 state.step = report.step
                 values = means(report.metrics) | {"learner/step_s": report.seconds}
                 tokens = sum(item.answer_tokens for item in batch)
+                state.tokens += tokens
                 values["learner/tokens_per_s"] = tokens / report.seconds
                 self._recorder.record(state.step, values, version=state.version)
                 self._watch(values)
                 self._show(values)
-                if state.step >= config.learner.steps:
+                if self._done:
                     return
 
     def _text_items(self) -> list[Item]:
@@ -210,7 +218,7 @@ class Driver:
 
     def _validate_if_due(self) -> None:
         every, step = self._config.validation.every, self._state.step
-        if step // every > self._measured_at // every or step >= self._config.learner.steps:
+        if step // every > self._measured_at // every or self._done:
             self._validate()
 
     def _validate(self) -> None:
@@ -256,7 +264,7 @@ class Driver:
         state, config = self._state, self._config
         before = state.step - config.steps_per_set
         every = config.checkpoint_every
-        if state.step // every > max(before, 0) // every or state.step >= config.learner.steps:
+        if state.step // every > max(before, 0) // every or self._done:
             self._progress.phase("saving a checkpoint")
             state.cursors = self._feed.cursors()
             self._cast.learner.save(self._folder.checkpoint(state.step))
