@@ -55,7 +55,7 @@ class Measurer:
         teacher: PreTrainedModel | None = None,
         *,
         vocabulary: int,
-        batch_tokens: int = 8192,
+        batch_tokens: int = 2048,
     ):
         """Takes loaded models of one tokenizer. Raises ModelError for a head of an unknown kind."""
         self._model, self._teacher = model.eval(), teacher.eval() if teacher is not None else None

@@ -34,7 +34,7 @@ class Scorer:
         model: PreTrainedModel,
         *,
         vocabulary: int,
-        batch_tokens: int = 8192,
+        batch_tokens: int = 2048,
         hidden_precision: Precision = "float32",
     ):
         """Takes a loaded model. Raises ModelError for an output layer that common.heads does not know."""

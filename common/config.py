@@ -71,8 +71,8 @@ class ScoringConfig(Section):
 
     actors: Count = 1
     """Copies of the teacher, one Ray actor each."""
-    batch_tokens: Count = 8192
-    """Most tokens, padding included, in one forward pass."""
+    batch_tokens: Count = 2048
+    """Most tokens, padding included, in one forward pass. More keeps a GPU busier, and pads more."""
     precision: Precision = "float32"
     """Of the teacher's weights."""
     hidden_precision: Precision = "float32"

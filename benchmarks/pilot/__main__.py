@@ -1,0 +1,96 @@
+"""The pilot of the study in one command: python benchmarks/pilot [--out runs/pilot] [--pair dolly stories]
+
+Six methods by three training seeds on two pairs of teacher and student, all with as many trained positions;
+then one evaluation of each pair. Every step is kept: the same command goes on where it was stopped. Results
+go to OUT/pilot.json. Reads data that the project does not hold from --shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import chains
+import yaml
+from data import prepare_dolly, prepare_stories
+from minillm_ray.deploy.chain import load_chain, run_chain
+from minillm_ray.deploy.pretrain import Shape, pretrain
+from rich.console import Console
+from verdict import verdict
+
+TEACHER = Shape(layers=6, width=256, vocabulary=4000)
+STUDENT = Shape(layers=3, width=128, vocabulary=4000)
+
+
+def main() -> None:
+    """Run both pairs, or those that are named."""
+    args = _arguments()
+    console, began = Console(), time.monotonic()
+    found = []
+    for pair in args.pair:
+        out, data = args.out / pair, args.out / "data" / pair
+        settings = {"budget": args.budget, "lr": args.lr, "seeds": args.eval_seeds, "small": args.small}
+        if pair == "dolly":
+            models = _tiny_models(args, data, console)
+            tree = chains.dolly(str(out), str(data), str(models), **settings)
+        else:
+            teacher = args.shared / "models" / "stories260K"
+            if not (data / "cut" / "config.json").exists():
+                prepare_stories(args.shared, data)
+            tree = chains.stories(str(out), str(data), str(teacher), **settings)
+        file = args.out / f"{pair}.yaml"
+        file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        run_chain(load_chain(file), console)
+        found.append(verdict(pair, out))
+    report = {
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "budget": args.budget, "lr": args.lr, "small": args.small,
+        "seconds_of_this_call": round(time.monotonic() - began), "pairs": found,
+    }  # fmt: skip
+    (args.out / "pilot.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    console.print(f"results: {args.out / 'pilot.json'}; pictures: {args.out}/*/eval/plots", highlight=False)
+
+
+def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path:
+    """A teacher and a student with one tokenizer, from nothing; kept once they are made."""
+    models = args.out / "models"
+    texts = prepare_dolly(args.shared, data)
+    for name, shape, steps in (("teacher", TEACHER, 400), ("student", STUDENT, 300)):
+        if not (models / name / "best").exists():
+            pretrain(
+                texts, models / name, shape,
+                steps=20 if args.small else steps,
+                tokenizer=None if name == "teacher" else models / "teacher" / "best",
+                overrides=["learner.ranks=2"],
+                console=console,
+            )  # fmt: skip
+    return models
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
+    parser.add_argument(
+        "--shared", type=Path, default=Path(os.environ.get("MINILLM_SHARED", "../shared")) / "data"
+    )
+    parser.add_argument("--pair", nargs="+", choices=("dolly", "stories"), default=["stories", "dolly"])
+    parser.add_argument("--budget", type=int, default=200_000, help="trained student positions of each run")
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--eval-seeds", type=int, default=2)
+    parser.add_argument(
+        "--small", action="store_true", help="a few steps of everything, to see that it works"
+    )
+    args = parser.parse_args()
+    args.out, args.shared = args.out.absolute(), args.shared.absolute()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+if __name__ == "__main__":
+    main()

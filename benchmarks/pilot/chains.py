@@ -1,0 +1,111 @@
+"""The pilot's runs as chains: set-up, six methods by three seeds from one start, one evaluation of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Settings = dict[str, Any]
+SEEDS = (0, 1, 2)
+METHODS: dict[str, Settings] = {
+    "sft": {"objective": {"kind": "lm"}},
+    "kd": {"objective": {"kind": "kd", "divergence": "forward_kl", "lm_share": 0.5}},
+    "seqkd": {"objective": {"kind": "lm"}},
+    "gkd": {
+        "objective": {"kind": "kd", "divergence": "jsd", "jsd_beta": 0.5, "sampled_share": 0.5},
+        "rollout": {"teacher_mix": 0.0},
+    },
+    "opd": {"objective": {"kind": "minillm", "preset": "opd"}, "rollout": {"teacher_mix": 0.0}},
+    "minillm": {"objective": {"kind": "minillm"}, "learner": {"inner_epochs": 4}},
+}
+"""Name -> what it has other than the rest. All train on as many student positions, at one step size."""
+LEARNER: Settings = {"ranks": 2, "batch_size": 64, "micro_batch": 32, "inner_epochs": 1, "steps": 100_000}
+SET: Settings = {"answers": 256, "max_new_tokens": 48, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
+
+
+def runs(budget: int, lr: float) -> dict[str, Settings]:
+    """A phase for each method and seed."""
+    found: dict[str, Settings] = {}
+    for seed in SEEDS:
+        for name, own in METHODS.items():
+            learner = {
+                **LEARNER,
+                **own.get("learner", {}),
+                "token_budget": budget,
+                "optimizer": {"lr": lr, "warmup_steps": 10},
+            }
+            phase: Settings = {"do": "train", "student": {"path": "${out}/start/last"}, "seed": seed}
+            phase |= {**own, "learner": learner, "checkpoint_every": 10_000}
+            if name == "seqkd":
+                phase["data"] = {"train": {"path": "${out}/answers/answers.jsonl"}}
+            found[f"{name}-{seed}"] = phase
+    return found
+
+
+def chain(
+    out: str, *, teacher: str, data: str, template: str, start: Settings, before: dict[str, Settings],
+    tests: list[str], budget: int, lr: float, eval_seeds: int,
+) -> Settings:  # fmt: skip
+    """All of one pair: `before` makes the teacher, if need be, `start` the student that all begin with."""
+    methods, train = runs(budget, lr), {"path": f"{data}/train.jsonl"}
+    models = [teacher, "${out}/start/last", *(f"${{out}}/{name}/last" for name in methods)]
+    return {
+        "out": out,
+        "base": {
+            "teacher": {"path": teacher},
+            "data": {"train": train, "template": template, "max_prompt_tokens": 128},
+            "rollout": SET,
+            "scoring": {"batch_tokens": 4096},
+        },
+        "phases": {
+            **before,
+            "start": {"do": "sft", **start},
+            "answers": {"do": "generate", "data": {"train": {**train, "limit": 3000}}},
+            **methods,
+            "eval": {
+                "do": "eval", "models": models, "seeds": eval_seeds,
+                "data": [f"{data}/{name}.jsonl" for name in tests],
+                "engine": {"max_new_tokens": 48, "max_sequences": 128, "chunk": 128},
+            },
+        },
+    }  # fmt: skip
+
+
+def dolly(out: str, data: str, models: str, *, budget: int, lr: float, seeds: int, small: bool) -> Settings:
+    """A teacher and a student from nothing, with one tokenizer, on Dolly's short records."""
+    steps = {"teacher": 10, "start": 5} if small else {"teacher": 400, "start": 80}
+    tune: Settings = {"learner": {**LEARNER, "optimizer": {"lr": 1.0e-3, "warmup_steps": 20}}}
+    return chain(
+        out,
+        teacher="${out}/teacher/last",
+        data=data,
+        template="chat",
+        before={
+            "teacher": {
+                "do": "sft", "model": "teacher", "teacher": {"path": f"{models}/teacher/best"},
+                "learner": {**tune["learner"], "steps": steps["teacher"]},
+            }
+        },
+        start={
+            "student": {"path": f"{models}/student/best"},
+            "learner": {**tune["learner"], "steps": steps["start"]},
+        },
+        tests=["test", "labels"],
+        budget=budget, lr=lr, eval_seeds=seeds,
+    )  # fmt: skip
+
+
+def stories(
+    out: str, data: str, teacher: str, *, budget: int, lr: float, seeds: int, small: bool
+) -> Settings:
+    """A teacher of stories and one of its five layers."""
+    learner = {**LEARNER, "steps": 5 if small else 200, "optimizer": {"lr": 3.0e-3, "warmup_steps": 20}}
+    return chain(
+        out,
+        teacher=teacher,
+        data=data,
+        template="plain",
+        before={},
+        start={"student": {"path": f"{data}/cut"}, "learner": learner},
+        tests=["test"],
+        budget=budget, lr=lr, eval_seeds=seeds,
+    )  # fmt: skip

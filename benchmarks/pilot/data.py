@@ -1,0 +1,53 @@
+"""The pilot's data: Dolly's short records with label-word tasks among them, and stories a teacher told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from minillm_ray.common.errors import DataError
+from minillm_ray.deploy.models import cut_model
+from minillm_ray.deploy.recipes import stories
+from minillm_ray.deploy.recipes.label_words import sst2
+
+TEST, LABEL_TASKS, LABEL_TEST = 200, 1500, 400
+"""Records held out; film reviews that join the training data; film reviews to choose labels for."""
+
+
+def prepare_dolly(shared: Path, out: Path) -> list[Path]:
+    """Write train.jsonl, test.jsonl, labels.jsonl and dolly.txt; returns the files of plain text."""
+    records = [json.loads(line) for line in _lines(shared / "dolly" / "train_short.jsonl")]
+    test, train = records[:TEST], records[TEST:]
+    reviews = list(sst2(shared / "calibration" / "train.tsv"))[:LABEL_TASKS]
+    _write(out / "test.jsonl", test)
+    _write(out / "train.jsonl", [*train, *reviews])
+    _write(out / "labels.jsonl", list(sst2(shared / "calibration" / "dev.tsv"))[:LABEL_TEST])
+    text = out / "dolly.jsonl"
+    _write(text, [{"text": f"{r['instruction']}\n{r['input']}\n{r['output']}".strip()} for r in train])
+    corpus = shared / "corpus"
+    return [corpus / "wikitext2_valid.txt", corpus / "wiki_demo.txt", corpus / "c4_demo.jsonl", text]
+
+
+def prepare_stories(shared: Path, out: Path) -> Path:
+    """Write train.jsonl, test.jsonl and a student of one layer; returns the teacher's folder."""
+    teacher = shared / "models" / "stories260K"
+    told = [{"instruction": first, "output": rest} for first, rest in stories.tell(teacher)]
+    _write(out / "test.jsonl", told[:TEST])
+    _write(out / "train.jsonl", told[TEST:])
+    cut_model(teacher, 1, out / "cut")
+    return teacher
+
+
+def _lines(file: Path) -> list[str]:
+    if not file.exists():
+        raise DataError(f"{file} is not there; name the folder of shared data with --shared")
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    keys = ("instruction", "input", "output", "choices", "text")
+    kept = ({key: row[key] for key in keys if key in row} for row in rows)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
