@@ -295,12 +295,26 @@ class RunConfig(Section):
                 f" = {rollout.top_p:g}, rollout.top_k = {rollout.top_k}; set rollout.top_p=1 rollout.top_k=0,"
                 " or objective.preset=paper with the reference's settings written out"
             )
+        on_policy = self.objective.kind == "minillm" and self.objective.preset == "opd"
+        if on_policy and rollout.teacher_mix > 0:
+            found.append(
+                "objective.preset = opd counts answers as the student's own, and rollout.teacher_mix ="
+                f" {rollout.teacher_mix:g} mixes the teacher in; set rollout.teacher_mix=0"
+            )
+        share = self.objective.share_sampled
+        groups = share * rollout.answers / rollout.samples
+        if 0 < share < 1 and rollout.answers % rollout.samples == 0 and abs(groups - round(groups)) > 1e-6:
+            found.append(
+                f"objective.sampled_share = {share:g} of rollout.answers = {rollout.answers} is no whole"
+                f" number of prompts with rollout.samples = {rollout.samples}; try"
+                f" objective.sampled_share={round(groups) * rollout.samples / rollout.answers:g}"
+            )
         if learner.dropout and self.samples_answers:
             found.append(
                 "learner.dropout = true cannot stand beside sampled answers: the student in training would"
                 " not be the one that sampled; set learner.dropout=null"
             )
-        found += self._template_faults() + self._text_faults()
+        found += self.template_faults() + self._text_faults()
         train = self.data.train
         if self.given_answers and train and train.output is None and train.messages is None:
             found.append(
@@ -332,7 +346,8 @@ class RunConfig(Section):
             )
         return found
 
-    def _template_faults(self) -> list[str]:
+    def template_faults(self) -> list[str]:
+        """What data.template leaves no place for."""
         data, found = self.data, []
         if data.template == "chat":
             return found

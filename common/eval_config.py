@@ -20,8 +20,8 @@ METRICS: dict[str, str] = {
     "repetition": "share of an answer's 4-grams of words that it had said before, %",
     "distinct_4": "distinct 4-grams of words among all of a seed's answers, %",
     "lm_loss": "-log q of the given answers, nats per token",
-    "reverse_kl": "KL(model || teacher) on the model's own answers, exact, nats per token",
-    "forward_kl": "KL(teacher || model) on the model's own answers, exact, nats per token",
+    "reverse_kl": "KL(model || teacher) on the model's own answers, exact, at temperature 1, nats per token",
+    "forward_kl": "KL(teacher || model) on the model's own answers, exact, at temperature 1, nats per token",
     "ex_acc_err": "excess accumulated error by length (exposure bias), %",
     "calibration": "by label words: label_accuracy (%), ece, label_mass, and the reliability diagram",
 }
@@ -110,6 +110,11 @@ class EvalConfig(Section):
                 found.append(f"metrics = {name} is unknown; known are {', '.join(METRICS)}")
             elif name in NEED_TEACHER and self.teacher is None:
                 found.append(f"metrics = {name} compares with a teacher; set teacher.path, or leave it out")
+        for data, name in zip(self.data, self.data_names(), strict=True):
+            told = self.as_run(self.models[0], data).template_faults()
+            found += [
+                fault.replace("data.heldout", f"data[{name}]") for fault in told if "data.train" not in fault
+            ]
         for key, names in (("models", self.model_names()), ("data", self.data_names())):
             for name in sorted({n for n in names if names.count(n) > 1}):
                 found.append(f"{key}: two are called {name}; give them names of their own ({key}[...].name)")

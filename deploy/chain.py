@@ -50,10 +50,11 @@ class Phase:
     kind: Kind
     asked: Any
     out: Path
+    options: Values
 
     def settings(self) -> Values:
         """All settings that matter, as plain values."""
-        return self.kind.config(self.asked).model_dump(mode="json", exclude=set(FREE))
+        return self.options | self.kind.config(self.asked).model_dump(mode="json", exclude=set(FREE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +238,7 @@ def _phase(name: str, own: Values, base: Values, out: Path, found: dict[str, lis
         found.setdefault(fault, []).append(name)
     if faults or asked is None:
         return None
-    return Phase(name=name, kind=kind, asked=asked, out=folder)
+    return Phase(name=name, kind=kind, asked=asked, out=folder, options=options)
 
 
 def _lines(found: Mapping[str, Sequence[str]]) -> list[str]:
@@ -278,7 +279,7 @@ def _look(phase: Phase, stand_in: Mapping[str, ModelConfig]) -> Plan | None:
     later: set[str] = set()
     for key, path in _pending(phase).items():
         name = key.removesuffix(".path")
-        if name in ("student", "teacher"):
+        if name in ("student", "teacher") or name.startswith("models["):
             models[name] = stand_in[path]
         else:
             later.add(name.removeprefix("data."))
@@ -330,8 +331,8 @@ def _finished(chain: Chain) -> dict[str, float]:
 
 
 def _refuse_other_settings(chain: Chain) -> None:
-    if (chain.out / "metrics.jsonl").exists():
-        raise ConfigError(f"out = {chain.out} is the folder of a run; choose another one for the chain")
+    if (chain.out / CONFIG_FILE).exists() and not is_chain(chain.out / CONFIG_FILE):
+        raise ConfigError(f"out = {chain.out} holds something else already; choose another one for the chain")
     known, faults = _remembered(chain), []
     for phase in chain.phases:
         if phase.name in known:

@@ -78,12 +78,16 @@ def load_prompts(
 
 
 def load_passages(
-    config: RunConfig, name: Name, tokenizer: PreTrainedTokenizerBase | None = None
+    config: RunConfig,
+    name: Name,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    may_be_none: bool = False,
 ) -> Kept[Passage]:
     """Prompts with the (first) right answer of each, the end-of-sequence token behind it.
 
     Answers longer than rollout.max_new_tokens are dropped, as are rows without one. Raises DataError as
-    `load_prompts` does.
+    `load_prompts` does; with `may_be_none`, not for having dropped all.
     """
     tokenizer = tokenizer or load_tokenizer(config.student, "student")
     records = _read(config.data, name, tokenizer)
@@ -107,6 +111,8 @@ def load_passages(
             passages.append(Passage(prompt_id=record.id, prompt_ids=ids, answer_ids=ended))
             continue
         dropped.append(drop)
+    if may_be_none and not passages:
+        return Kept((), tuple(dropped))
     return _kept(passages, dropped, name)
 
 

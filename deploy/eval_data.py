@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..common.config import ModelConfig
+from ..actors.scorer import num_inputs
+from ..common.config import ModelConfig, RunConfig
 from ..common.errors import DataError
 from ..common.eval_config import EvalConfig, EvalData
 from ..common.messages import Dropped, Ids, Passage, Prompt
@@ -60,18 +61,25 @@ class Task:
 
 
 def load_task(
-    config: EvalConfig, data: EvalData, name: str, model: ModelConfig, tokenizer: PreTrainedTokenizerBase
+    config: EvalConfig,
+    data: EvalData,
+    name: str,
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None = None,
 ) -> Task:
-    """Read a data set for one model. Raises DataError for what cannot be used."""
+    """Read a data set for one model; `context` is the most tokens that it can read.
+
+    Raises DataError for what cannot be used.
+    """
     run = config.as_run(model, data)
     prompts = load_prompts(run, "heldout", tokenizer)
-    longer = run.rollout.model_copy(update={"max_new_tokens": config.max_reference_tokens})
-    given: Sequence[Passage] = ()
     dropped = [replace(drop, prompt_id=_renamed(drop.prompt_id, name)) for drop in prompts.dropped]
-    if any(prompt.references for prompt in prompts):
-        passages = load_passages(run.model_copy(update={"rollout": longer}), "heldout", tokenizer)
-        given = [replace(p, prompt_id=_renamed(p.prompt_id, name)) for p in passages]
     choices = _choices(data, name, {prompt.id: prompt for prompt in prompts}, tokenizer)
+    given: list[Passage] = []
+    if config.wants("lm_loss") and not choices and any(prompt.references for prompt in prompts):
+        given, more = _given(config, run, name, tokenizer, context)
+        dropped += more
     return Task(
         name=name,
         prompts=tuple(replace(prompt, id=_renamed(prompt.id, name)) for prompt in prompts),
@@ -80,6 +88,36 @@ def load_task(
         rule=data.extract,
         dropped=tuple(dropped),
     )
+
+
+def _given(
+    config: EvalConfig, run: RunConfig, name: str, tokenizer: PreTrainedTokenizerBase, context: int | None
+) -> tuple[list[Passage], list[Dropped]]:
+    """The given answers that the model can read, and those that are left out of lm_loss."""
+    limit = config.max_reference_tokens
+    longer = run.rollout.model_copy(update={"max_new_tokens": limit})
+    passages = load_passages(
+        run.model_copy(update={"rollout": longer}), "heldout", tokenizer, may_be_none=True
+    )
+    kept: list[Passage] = []
+    told = [
+        (drop.prompt_id, drop.detail.replace("rollout.max_new_tokens", "max_reference_tokens"))
+        for drop in passages.dropped
+        if drop.reason == "answer_too_long"  # the others were told with the prompts
+    ]
+    for passage in passages:
+        tokens = num_inputs(passage)
+        if context is not None and tokens > context:
+            told.append((passage.prompt_id, f"{tokens} tokens with the prompt > {context} positions"))
+        else:
+            kept.append(replace(passage, prompt_id=_renamed(passage.prompt_id, name)))
+    dropped = [
+        Dropped(
+            prompt_id=_renamed(prompt_id, name), stage="lm_loss", reason="reference_too_long", detail=detail
+        )
+        for prompt_id, detail in told
+    ]
+    return kept, dropped
 
 
 def _renamed(prompt_id: str, name: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import yaml
 
 from ..common.config import ModelConfig
 from ..common.errors import ConfigError
-from ..common.eval_config import EvalConfig
+from ..common.eval_config import EvalConfig, EvalData
 from .eval_rows import Part, Row
 
 FREE = ("models", "data", "cluster", "out", "metrics")
@@ -70,21 +70,26 @@ class EvalFolder:
         """File of a model's answers to a data set by one seed."""
         return self.path / "answers" / slug(model) / slug(data) / f"seed-{seed}.parquet"
 
-    def keep(self, part: Part, mark: str) -> None:
-        """Write a part, whole or not at all. `mark` tells what it was measured with."""
+    def keep(self, part: Part, mark: str, metrics: Iterable[str]) -> None:
+        """Write a part, whole or not at all; `mark` tells of what, `metrics` which figures were taken."""
         target = self._part(part.model, part.data)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".partial")
-        unfinished.write_text(json.dumps({"mark": mark, **part.to_json()}), encoding="utf-8")
+        unfinished.write_text(
+            json.dumps({"mark": mark, "metrics": sorted(metrics), **part.to_json()}), encoding="utf-8"
+        )
         unfinished.replace(target)
 
-    def kept(self, model: str, data: str, mark: str) -> Part | None:
-        """A part measured earlier; None if there is none, or if model, data or figures are others now."""
-        target = self._part(model, data)
-        if not target.exists():
-            return None
-        found = json.loads(target.read_text(encoding="utf-8"))
-        return Part.from_json(found) if found["mark"] == mark else None
+    def kept(self, model: str, data: str, mark: str) -> tuple[Part, set[str]] | None:
+        """A part measured earlier and its figures; None if there is none, or model or data are others now."""
+        found = _read_part(self._part(model, data))
+        return None if found is None or found[2] != mark else found[:2]
+
+    def others(self, known: Collection[tuple[str, str]]) -> list[Part]:
+        """Parts of earlier calls on other models and data than those that are `known`."""
+        read = [_read_part(file) for file in sorted(self.path.glob("parts/*.json"))]
+        parts = [found[0] for found in read if found is not None]
+        return [part for part in parts if (part.model, part.data) not in known]
 
     def write(self, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
         """results.json, results.parquet and comparisons.json."""
@@ -107,21 +112,31 @@ SCHEMA = pa.schema(
 """Columns of results.parquet: the keys of a row."""
 
 
-def mark_of(config: EvalConfig, model: ModelConfig, data: Any) -> str:
-    """Changes with the files of model, teacher and data, and with the figures that are asked for."""
-    metrics = sorted(config.metrics) if config.metrics is not None else "all"
-    teacher = _files(config.teacher.path) if config.teacher else None
-    facts = [_files(model.path), teacher, _files(data.path), data.model_dump(mode="json"), metrics]
+def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData) -> str:
+    """Changes with model, teacher and data: with their settings, and with the files that they name."""
+    named = [model, data, *([config.teacher] if config.teacher else [])]
+    facts = [(_files(one.path), one.model_dump(mode="json", exclude={"name"})) for one in named]
     return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 
 
 def _files(path: str) -> Any:
-    """Names, sizes and times of a folder's files or of a file; a hub name stands for itself."""
+    """Names, sizes and times of a file, or of those below a folder; a hub name stands for itself."""
     here = Path(path)
     if not here.exists():
         return path
-    files = sorted(here.iterdir()) if here.is_dir() else [here]
+    files = sorted(here.rglob("*")) if here.is_dir() else [here]
     return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+
+
+def _read_part(file: Path) -> tuple[Part, set[str], str] | None:
+    """A part, its figures and its mark; None where there is none, or one of another version."""
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return Part.from_json(found), set(found["metrics"]), found["mark"]
+    except (KeyError, TypeError):
+        return None
 
 
 def slug(name: str) -> str:

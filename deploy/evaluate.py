@@ -13,7 +13,14 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ..common.errors import ConfigError, DataError
-from ..common.eval_config import METRICS, NEED_REFERENCES, NEED_TEACHER, EvalConfig, EvalModel
+from ..common.eval_config import (
+    METRICS,
+    NEED_ANSWERS,
+    NEED_REFERENCES,
+    NEED_TEACHER,
+    EvalConfig,
+    EvalModel,
+)
 from .cluster import cluster
 from .compare import Comparison, compare, render
 from .eval_cast import eval_cast
@@ -22,7 +29,7 @@ from .eval_folder import EvalFolder, mark_of
 from .eval_rows import Part, Row, comparisons_of, rows_of
 from .examination import Examination, TeacherAnswers, samples_answers
 from .faults import cache_faults, model_faults
-from .models import describe_model, load_tokenizer, shared_vocabulary
+from .models import ModelFacts, describe_model, load_tokenizer, shared_vocabulary
 from .progress import Progress
 from .recorder import summary_of
 
@@ -66,11 +73,12 @@ def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
     folder = EvalFolder(config.out)
     with Progress(console) as progress:
         progress.phase("looking at models and data")
-        candidates = [_look(config, model, name) for model, name in _named_models(config)]
+        candidates = look(config)
         folder.open(config)
         _tell_drops(candidates, progress)
         parts = _measure_all(config, folder, candidates, progress)
-    wanted = [metric for metric in METRICS if config.wants(metric)]
+    parts += folder.others([(part.model, part.data) for part in parts])
+    wanted = _wanted(config)
     rows = [row for part in parts for row in rows_of(part, wanted)]
     comparisons = comparisons_of(parts, wanted)
     folder.write(rows, comparisons)
@@ -93,8 +101,15 @@ def report_evaluation(evaluation: Evaluation) -> Group:
     )
 
 
-def _named_models(config: EvalConfig) -> list[tuple[EvalModel, str]]:
-    return list(zip(config.models, config.model_names(), strict=True))
+def look(config: EvalConfig) -> list[_Candidate]:
+    """All that can be found wrong without machines. Raises ConfigError, ModelError or DataError."""
+    return [
+        _look(config, model, name) for model, name in zip(config.models, config.model_names(), strict=True)
+    ]
+
+
+def _wanted(config: EvalConfig) -> list[str]:
+    return [metric for metric in METRICS if config.wants(metric)]
 
 
 def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
@@ -112,12 +127,12 @@ def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
     tasks = []
     for data, data_name in zip(config.data, config.data_names(), strict=True):
         try:
-            task = load_task(config, data, data_name, model, tokenizer)
+            task = load_task(config, data, data_name, model, tokenizer, _least(facts, teacher))
         except DataError as fault:
             told = str(fault).replace("data.heldout", f"data[{data_name}]")
             raise DataError(_in_our_words(told)) from fault
-        _refuse_impossible(config, task)
         tasks.append(task)
+    _refuse_impossible(config, tasks)
     return _Candidate(
         model=model,
         name=name,
@@ -126,6 +141,12 @@ def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
         tasks=tuple(tasks),
         marks=tuple(mark_of(config, model, data) for data in config.data),
     )
+
+
+def _least(*models: ModelFacts | None) -> int | None:
+    """Positions that all of the models have."""
+    known = [facts.context for facts in models if facts is not None and facts.context is not None]
+    return min(known, default=None)
 
 
 def _in_our_words(fault: str) -> str:
@@ -137,23 +158,30 @@ def _same(model: EvalModel, teacher: EvalModel | None) -> bool:
     return teacher is not None and (model.path, model.revision) == (teacher.path, teacher.revision)
 
 
-def _refuse_impossible(config: EvalConfig, task: Task) -> None:
-    """A metric that was asked for by name must be possible on every data set."""
+def _refuse_impossible(config: EvalConfig, tasks: Sequence[Task]) -> None:
+    """A metric that was asked for by name must be possible on one data set at least."""
+    names = ", ".join(task.name for task in tasks)
+    answered = [task for task in tasks if not task.is_classification]
     for metric in config.metrics or ():
-        if metric in NEED_REFERENCES and not task.references:
+        if metric in NEED_ANSWERS and not answered:
             raise DataError(
-                f"metrics = {metric} needs right answers, and no record of data[{task.name}] has one; name"
-                f" their column (data[...].output), or leave {metric} out"
+                f"metrics = {metric} is taken from answers, and all data ({names}) have label words to choose"
+                " from; set their choices to null, or leave it out"
             )
-        if metric == "accuracy" and task.rule is None and not task.is_classification:
+        if metric in NEED_REFERENCES and not any(task.references for task in answered):
             raise DataError(
-                f"metrics = accuracy needs to know how an answer's verdict is found in data[{task.name}]; set"
-                " its extract to last_number, option_letter or exact"
+                f"metrics = {metric} needs right answers, and no record of {names} has one; name their column"
+                f" (data[...].output), or leave {metric} out"
             )
-        if metric == "calibration" and not task.is_classification:
+        if metric == "accuracy" and not any(task.rule for task in answered):
             raise DataError(
-                f"metrics = calibration needs label words, and data[{task.name}] has no column of choices;"
-                " add one (a list of labels in each row), or leave calibration out"
+                f"metrics = accuracy needs to know how an answer's verdict is found in {names}; set the"
+                " data set's extract to last_number, option_letter or exact"
+            )
+        if metric == "calibration" and len(answered) == len(tasks):
+            raise DataError(
+                f"metrics = calibration needs label words, and none of {names} has a column of choices; add"
+                " one (a list of labels in each row), or leave calibration out"
             )
 
 
@@ -170,8 +198,9 @@ def _measure_all(
     parts: dict[tuple[str, str], Part] = {}
     for candidate in candidates:
         for task, mark in zip(candidate.tasks, candidate.marks, strict=True):
-            if (kept := folder.kept(candidate.name, task.name, mark)) is not None:
-                parts[candidate.name, task.name] = kept
+            kept = folder.kept(candidate.name, task.name, mark)
+            if kept is not None and kept[1].issuperset(_wanted(config)):
+                parts[candidate.name, task.name] = kept[0]
     total = sum(len(candidate.tasks) for candidate in candidates)
     if parts:
         progress.say(f"{len(parts)} of {total} pairs of model and data are here already")
@@ -213,8 +242,13 @@ def _measure_model(
         samples=samples, reads=reads, compares=candidate.compares,
     ) as players:  # fmt: skip
         for task, mark in missing:
+            kept = folder.kept(candidate.name, task.name, mark)
+            # What an earlier call measured stays, and is measured with the rest.
+            metrics = {*_wanted(config), *(kept[1] if kept is not None else ())}
+            whole = config.model_copy(update={"metrics": tuple(sorted(metrics))})
             part = Examination(
-                config, folder, candidate.name, task, players, progress, shared, compares=candidate.compares
-            ).at_all()
-            folder.keep(part, mark)
+                whole, folder, candidate.name, task, players, progress, shared,
+                compares=candidate.compares, vocabulary=candidate.vocabulary,
+            ).at_all()  # fmt: skip
+            folder.keep(part, mark, metrics)
             yield part

@@ -34,7 +34,7 @@ from .recorder import summary_of
 class TeacherAnswers:
     """The teacher's own answers, drawn once for all models that see the same prompt tokens."""
 
-    chunks: dict[tuple[str, int], list[Chunk]] = field(default_factory=dict)
+    chunks: dict[tuple[str, int, int], list[Chunk]] = field(default_factory=dict)
 
 
 def samples_answers(config: EvalConfig, task: Task) -> bool:
@@ -47,11 +47,12 @@ class Examination:
 
     def __init__(
         self, config: EvalConfig, folder: EvalFolder, model: str, task: Task, players: EvalCast,
-        progress: Progress, shared: TeacherAnswers, *, compares: bool,
+        progress: Progress, shared: TeacherAnswers, *, compares: bool, vocabulary: int,
     ):  # fmt: skip
         """`compares`: whether figures that need the teacher are taken."""
         self._config, self._folder, self._task, self._compares = config, folder, task, compares
         self._shared, self._progress, self._players = shared, progress, players
+        self._vocabulary = vocabulary
         self._part = Part(model=model, data=task.name)
 
     def at_all(self) -> Part:
@@ -122,6 +123,7 @@ class Examination:
         self._phase("measuring its answers")
         chunks = [chunk for found in by_seed.values() for chunk in found]
         own = self._players.measure(chunks, compare=True, done=self._counting(len(part.answers)))
+        assert [m.prompt_id for m in own] == [a.prompt_id for a in part.answers], "in their order"
         part.answers = [
             replace(a, reverse_kl=_sum(m.reverse_kl), forward_kl=_sum(m.forward_kl))
             for a, m in zip(part.answers, own, strict=True)
@@ -135,7 +137,8 @@ class Examination:
 
     def _teacher_answers(self) -> list[Chunk]:
         """The teacher's answers to these very prompt tokens, by the same seeds."""
-        key = self._task.name, zlib.crc32(b"".join(p.token_ids.tobytes() for p in self._task.prompts))
+        seen = b"".join(p.token_ids.tobytes() for p in self._task.prompts)
+        key = self._task.name, zlib.crc32(seen), self._vocabulary
         if key not in self._shared.chunks:
             self._phase("the teacher answers")
             tell = self._counting(len(self._task.prompts) * self._config.seeds)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 SETTING = re.compile(r"[A-Za-z_][\w.]*=")
@@ -22,16 +23,35 @@ class ManyValues(TyperCommand):
 
 
 def spread(args: list[str], flags: set[str]) -> Iterator[str]:
-    """`--models A B` as `--models A --models B`, for each of `flags`."""
-    flag = None
-    for n, arg in enumerate(args):
+    """`--models A B` as `--models A --models B`, for each of `flags`.
+
+    A list ends at the next flag, at a `key=value` and at a YAML file. Raises BadParameter for a flag without
+    a value.
+    """
+    flag, values = None, 0
+
+    def end() -> None:
+        if flag is not None and not values:
+            raise typer.BadParameter(f"{flag} needs at least one value")
+
+    for arg in args:
         if arg.startswith("-"):
-            flag = arg if arg in flags else None
-            alone = n + 1 == len(args) or args[n + 1].startswith("-")
-            if flag is None or alone:  # a list flag without a value is told by the parser
-                yield arg
-        elif flag is not None and not (SETTING.match(arg) and not Path(arg).exists()):
+            end()
+            name, equals, value = arg.partition("=")
+            flag, values = (name, int(bool(equals))) if name in flags else (None, 0)
+            yield from (arg,) if flag is None else (flag, value) if equals else ()
+        elif flag is not None and not _ends_list(arg):
+            values += 1
             yield from (flag, arg)
         else:
+            end()
             flag = None
             yield arg
+    end()
+
+
+def _ends_list(arg: str) -> bool:
+    here = Path(arg)
+    if SETTING.match(arg):
+        return not here.exists()
+    return here.suffix in (".yaml", ".yml") and here.is_file()

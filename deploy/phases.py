@@ -14,11 +14,10 @@ from rich.console import Console, RenderableType
 
 from ..common.config import EngineConfig, ModelConfig, RunConfig
 from ..common.errors import ConfigError
-from ..common.eval_config import EvalConfig
-from . import api, generate
+from ..common.eval_config import EvalConfig, EvalModel
+from . import api, evaluate, generate
 from .check import Plan, check_run
 from .eval_file import checked, settle
-from .evaluate import report_evaluation
 from .generate import ANSWERS, Generated, Generation, as_generation
 from .report import report, report_answers
 from .run_file import PATHS, Values, beneath, settled, validated
@@ -160,6 +159,23 @@ def _look_at_generation(asked: Generation, models: Mapping[str, ModelConfig], la
         generate.look(replace(asked, config=asked.config.model_copy(update=dict(models))))
 
 
+def _look_at_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: set[str]) -> None:
+    """Models that are not there yet are played by those they start from."""
+
+    def played(key: str, model: EvalModel) -> EvalModel:
+        by = models.get(key)
+        return model if by is None else model.model_copy(update=by.model_dump())
+
+    data = tuple(d for n, d in enumerate(config.data) if f"data[{n}]" not in later)
+    if data:
+        stand_in = {
+            "models": tuple(played(f"models[{n}]", m) for n, m in enumerate(config.models)),
+            "teacher": config.teacher and played("teacher", config.teacher),
+            "data": data,
+        }
+        evaluate.look(config.model_copy(update=stand_in))
+
+
 def _run(config: RunConfig, console: Console) -> Any:
     begun = RunFolder(config.out).config.exists()
     return api.go_on(config, console) if begun else api.train(config, console)
@@ -185,7 +201,8 @@ KINDS: dict[str, Kind] = {
         options={"by": ("teacher", "student"), "keep_cut": (False, True)},
     ),
     "eval": Kind(
-        read=_read_eval, run=api.evaluate, told=report_evaluation, config=lambda asked: asked,
+        read=_read_eval, run=api.evaluate, told=evaluate.report_evaluation, config=lambda asked: asked,
+        look=_look_at_eval,
         makes=("results.json",),
     ),
 }  # fmt: skip

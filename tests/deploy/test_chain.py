@@ -147,7 +147,7 @@ def test_models_and_data_of_all_phases_are_looked_at_before_the_first_begins(her
     assert plans["seqkd"].records == {}
     found = faults(here, "base.teacher.path=./techer", "phases.minillm.data.max_prompt_tokens=250")
     assert sum("techer: there is no such folder" in line for line in found) == 1
-    assert found[0].startswith("phases sft, answers, seqkd, minillm: teacher.path = ./techer")
+    assert found[0].startswith("phases sft, answers, seqkd, minillm, eval: teacher.path = ./techer")
     assert any(
         line.startswith("phase minillm: data.max_prompt_tokens = 250 leaves no room") for line in found
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from minillm_ray.common.errors import ConfigError, DataError
 from minillm_ray.deploy.eval_file import load_eval
 from minillm_ray.deploy.evaluate import evaluate
@@ -28,6 +29,17 @@ def test_one_flag_takes_many_values_up_to_the_next_flag_or_setting():
         *("--models", "a", "--models", "b", "--teacher", "t"),
         *("--data", "x.jsonl", "--data", "y.jsonl", "seeds=3", "--out", "o"),
     ]
+
+
+def test_a_list_ends_at_a_file_of_settings_and_a_flag_without_a_value_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("eval.yaml").write_text("seeds: 2\n")
+    assert list(spread(["--models=a", "b", "eval.yaml"], {"--models"})) == [
+        *("--models", "a", "--models", "b", "eval.yaml"),
+    ]
+    for args in (["--models", "--data", "x.jsonl"], ["--data", "x.jsonl", "--models"]):
+        with pytest.raises(typer.BadParameter, match="--models needs at least one value"):
+            list(spread(args, {"--models", "--data"}))
 
 
 def test_models_are_called_as_written_and_data_by_their_files():
@@ -72,9 +84,18 @@ def model(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("metric", "row", "says"),
     [
-        ("rouge_l", {}, r"metrics = rouge_l needs right answers, and no record of data\[asked\] has one"),
+        ("rouge_l", {}, "metrics = rouge_l needs right answers, and no record of asked has one"),
         ("accuracy", {"output": "red"}, "accuracy needs to know how an answer's verdict is found"),
-        ("calibration", {"output": "red"}, r"calibration needs label words, and data\[asked\] has no column"),
+        (
+            "calibration",
+            {"output": "red"},
+            "calibration needs label words, and none of asked has",
+        ),
+        (
+            "rouge_l",
+            {"output": "red", "choices": ["red", "blue"]},
+            "rouge_l is taken from answers, and all data",
+        ),
         ("calibration", {"output": "red", "choices": ["blue", "green"]}, "which is none of its label words"),
         ("calibration", {"output": "red", "choices": "red"}, "must be a list of at least two label words"),
     ],

@@ -103,8 +103,10 @@ def test_two_models_are_compared_prompt_by_prompt():
 
 def test_a_part_comes_back_from_its_folder_unless_its_mark_changed(tmp_path):
     folder = EvalFolder(tmp_path)
-    folder.keep(part("a/b"), "mark")
-    assert folder.kept("a/b", "asked", "mark") == part("a/b")
+    folder.keep(part("a/b"), "mark", ["rouge_l"])
+    assert folder.kept("a/b", "asked", "mark") == (part("a/b"), {"rouge_l"})
+    assert folder.others([]) == [part("a/b")]
+    assert folder.others([("a/b", "asked")]) == []
     assert folder.kept("a/b", "asked", "another") is None
     assert folder.kept("a-b", "asked", "mark") is None
     json.dumps(part("a/b").to_json())

@@ -102,6 +102,11 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
         ),
         ("learner.optimizer.min_lr=1e-7", "learner.optimizer.min_lr = 1e-07 is for a cosine schedule, but"),
         ("learner.dropout=true", "learner.dropout = true cannot stand beside sampled answers"),
+        ("objective.preset=opd", "objective.preset = opd counts answers as the student's own, and rollout"),
+        (
+            "objective.kind=kd objective.sampled_share=0.3",
+            "objective.sampled_share = 0.3 of rollout.answers = 256 is no whole",
+        ),
         ("seed=-1", "seed = -1 cannot be; it must be a whole number at least 0"),
         ("rollout.samples=7", "rollout.answers = 256 is no multiple of rollout.samples = 7; try 259"),
         (
