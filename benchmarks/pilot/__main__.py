@@ -17,6 +17,7 @@ from pathlib import Path
 import chains
 import yaml
 from data import prepare_dolly, prepare_stories
+from minillm_ray.deploy.api import resume
 from minillm_ray.deploy.chain import load_chain, run_chain
 from minillm_ray.deploy.pretrain import Shape, pretrain
 from rich.console import Console
@@ -60,7 +61,11 @@ def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path
     models = args.out / "models"
     texts = prepare_dolly(args.shared, data)
     for name, shape, steps in (("teacher", TEACHER, 400), ("student", STUDENT, 300)):
-        if not (models / name / "best").exists():
+        if (models / name / "last").exists():
+            continue
+        if (models / name / "metrics.jsonl").exists():
+            resume(models / name, console)
+        else:
             pretrain(
                 texts, models / name, shape,
                 steps=20 if args.small else steps,

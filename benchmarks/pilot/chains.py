@@ -18,8 +18,9 @@ METHODS: dict[str, Settings] = {
     "minillm": {"objective": {"kind": "minillm"}, "learner": {"inner_epochs": 4}},
 }
 """Name -> what it has other than the rest. All train on as many student positions, at one step size."""
-LEARNER: Settings = {"ranks": 2, "batch_size": 64, "micro_batch": 32, "inner_epochs": 1, "steps": 100_000}
-SET: Settings = {"answers": 256, "max_new_tokens": 48, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
+LEARNER: Settings = {"ranks": 2, "batch_size": 64, "micro_batch": 32, "inner_epochs": 1, "steps": 1000}
+SET: Settings = {"answers": 256, "max_new_tokens": 56, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
+"""Stories are 48 tokens long, one or two more when they are tokenised again, and an end token."""
 
 
 def runs(budget: int, lr: float) -> dict[str, Settings]:
@@ -59,7 +60,12 @@ def chain(
         "phases": {
             **before,
             "start": {"do": "sft", **start},
-            "answers": {"do": "generate", "data": {"train": {**train, "limit": 3000}}},
+            "answers": {
+                "do": "generate",
+                "keep_cut": True,  # stories go on; an end learned behind a cut is SeqKD's own fault here
+                "data": {"train": {**train, "limit": 3000}},
+                "rollout": {"max_new_tokens": 48},
+            },
             **methods,
             "eval": {
                 "do": "eval", "models": models, "seeds": eval_seeds,

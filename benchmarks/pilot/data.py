@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,23 @@ from minillm_ray.deploy.models import cut_model
 from minillm_ray.deploy.recipes import stories
 from minillm_ray.deploy.recipes.label_words import sst2
 
+MOST_WORDS = 24
+"""Of an answer, so that it fits into 48 tokens of a small vocabulary."""
 TEST, LABEL_TASKS, LABEL_TEST = 200, 1500, 400
 """Records held out; film reviews that join the training data; film reviews to choose labels for."""
 
 
 def prepare_dolly(shared: Path, out: Path) -> list[Path]:
-    """Write train.jsonl, test.jsonl, labels.jsonl and dolly.txt; returns the files of plain text."""
+    """Write train.jsonl, test.jsonl, labels.jsonl and dolly.jsonl; returns the files of plain text."""
     records = [json.loads(line) for line in _lines(shared / "dolly" / "train_short.jsonl")]
+    # Methods must see the same prompts, so what given answers would be dropped for is left out for all.
+    records = [r for r in records if len(r["output"].split()) <= MOST_WORDS]
     test, train = records[:TEST], records[TEST:]
     reviews = list(sst2(shared / "calibration" / "train.tsv"))[:LABEL_TASKS]
+    mixed = [*train, *reviews]
+    random.Random(0).shuffle(mixed)
     _write(out / "test.jsonl", test)
-    _write(out / "train.jsonl", [*train, *reviews])
+    _write(out / "train.jsonl", mixed)
     _write(out / "labels.jsonl", list(sst2(shared / "calibration" / "dev.tsv"))[:LABEL_TEST])
     text = out / "dolly.jsonl"
     _write(text, [{"text": f"{r['instruction']}\n{r['input']}\n{r['output']}".strip()} for r in train])
@@ -50,4 +57,6 @@ def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     keys = ("instruction", "input", "output", "choices", "text")
     kept = ({key: row[key] for key in keys if key in row} for row in rows)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:  # its time tells whether it is new
+        file.write_text(text, encoding="utf-8")
