@@ -183,13 +183,17 @@ def test_two_models_are_tested_on_the_same_prompts(found):
     assert row["n"] == 6
 
 
-def test_what_is_there_is_not_measured_again_but_for_other_figures(found, data, monkeypatch):
+def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, data, monkeypatch):
     def nobody(*_: Any, **__: Any) -> Callable:
         raise AssertionError("an actor was started")
 
     monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", nobody)
     again = evaluate(settings(found.models, data, found.folder))
     assert json.loads(found.read["results.json"]) == again.rows
+    fewer = evaluate(settings(found.models, data, found.folder, "metrics=[rouge_l]"))
+    assert {row["metric"] for row in fewer.rows} == {"rouge_l"}
+    alone = evaluate(settings(found.models[:1], data[:1], found.folder))
+    assert {row["model"] for row in alone.rows} == set(map(str, found.models))  # results add up
+    data[0].touch()  # may hold other questions now
     with pytest.raises(AssertionError, match="an actor was started"):
-        evaluate(settings(found.models, data, found.folder, "metrics=[rouge_l]"))
-    assert (found.folder / "results.json").read_text() == found.read["results.json"]
+        evaluate(settings(found.models, data, found.folder))
