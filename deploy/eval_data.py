@@ -74,7 +74,14 @@ def load_task(
     """
     run = config.as_run(model, data)
     prompts = load_prompts(run, "heldout", tokenizer)
-    dropped = [replace(drop, prompt_id=_renamed(drop.prompt_id, name)) for drop in prompts.dropped]
+    dropped = [
+        replace(
+            drop,
+            prompt_id=_renamed(drop.prompt_id, name),
+            detail=drop.detail.replace("data.max_prompt_tokens", "max_prompt_tokens"),
+        )
+        for drop in prompts.dropped
+    ]
     choices = _choices(data, name, {prompt.id: prompt for prompt in prompts}, tokenizer)
     given: list[Passage] = []
     if config.wants("lm_loss") and not choices and any(prompt.references for prompt in prompts):

@@ -188,7 +188,7 @@ def _refuse_impossible(config: EvalConfig, tasks: Sequence[Task]) -> None:
 def _tell_drops(candidates: Sequence[_Candidate], progress: Progress) -> None:
     for candidate in candidates:
         drops = [drop for task in candidate.tasks for drop in task.dropped]
-        for line in summary_of(drops):
+        for line in summary_of(drops, recorded=False):
             progress.say(f"{candidate.name}: {line}")
 
 

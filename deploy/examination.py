@@ -79,7 +79,7 @@ class Examination:
             nonlocal done
             done += len(summary)
             self._progress.count(done, total)
-            for line in summary_of(summary.dropped):
+            for line in summary_of(summary.dropped, recorded=False):
                 self._progress.say(line)
 
         return tell

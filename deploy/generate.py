@@ -328,8 +328,8 @@ class _Told:
 
 
 def _tell(progress: Progress, drops: Sequence[Dropped]) -> None:
-    for line in summary_of(drops):
-        progress.say(line.partition(";")[0])  # there is no metrics.jsonl here
+    for line in summary_of(drops, recorded=False):
+        progress.say(line)
 
 
 def _cut(joined: Joined, config: RunConfig) -> str:

@@ -66,14 +66,18 @@ class Recorder:
         return self._gauges[name]
 
 
-def summary_of(drops: Sequence[Dropped]) -> list[str]:
-    """A line for each kind of drop, with how many there are and the first of them."""
+def summary_of(drops: Sequence[Dropped], *, recorded: bool = True) -> list[str]:
+    """A line for each kind of drop, with how many there are and the first of them.
+
+    `recorded`: whether a run's metrics.jsonl lists them all.
+    """
+    where = "; all are in metrics.jsonl" if recorded else ""
     kinds: dict[tuple[str, str, str], list[Dropped]] = {}
     for drop in drops:
         kinds.setdefault((drop.prompt_id.split("/")[0], drop.stage, drop.reason), []).append(drop)
     return [
         f"dropped {len(found)} of {source} at {stage}: {reason} (first: {found[0].prompt_id},"
-        f" {found[0].detail}); all are in metrics.jsonl"
+        f" {found[0].detail}){where}"
         for (source, stage, reason), found in kinds.items()
     ]
 
