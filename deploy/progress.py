@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one live line on a terminal, a plain line now and then in a log."""
+"""What a person sees while a run works: two live lines on a terminal, a plain line now and then in a log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 LOG_EVERY_S = 10.0
+FIRST = ("reverse KL", "ROUGE-L")
+"""Facts that come before the others."""
 
 
 class Progress:
@@ -71,20 +73,22 @@ class Progress:
 
     def _show(self) -> None:
         facts = dict(self._facts)
-        line = live_line(facts, self._left, clock(time.monotonic() - self._began))
+        lines = live_lines(facts, self._left, clock(time.monotonic() - self._began))
         if self.console.is_terminal:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+            self._live.update(Text("\n".join(lines).strip(), overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(" · ".join(filter(None, lines)), highlight=False, soft_wrap=True)
 
 
-def live_line(facts: Mapping[str, str], left: str, spent: str) -> str:
-    """All facts in one line; a narrow terminal cuts its end, so what one waits for comes first."""
+def live_lines(facts: Mapping[str, str], left: str, spent: str) -> tuple[str, str]:
+    """How far it is, and how well it goes: two lines that fit a small terminal."""
     rest = dict(facts)
-    first = [rest.pop("phase", ""), f"step {rest.pop('step')}" if "step" in rest else "", left]
-    parts = [*first, *(f"{name} {value}" for name, value in rest.items()), spent]
-    return " · ".join(part for part in parts if part)
+    step = f"step {rest.pop('step')}" if "step" in rest else ""
+    far = [rest.pop("phase", ""), step, left, spent]
+    well = [f"{name} {rest.pop(name)}" for name in FIRST if name in rest]
+    well += [f"{name} {value}" for name, value in rest.items()]
+    return " · ".join(part for part in far if part), " · ".join(well)
 
 
 def clock(seconds: float) -> str:
