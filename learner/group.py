@@ -58,8 +58,8 @@ class LearnerGroup:
     ) -> StepReport:
         """One optimiser step on these answers, and blocks of text for the language-model term.
 
-        `fresh`: the first step after these answers were drawn, by the weights as they are; it also begins a
-        new set. Raises NonFiniteLoss, with all weights as they were, or PartLost.
+        `fresh`: the first step after these answers were drawn, by the weights as they are. Raises
+        NonFiniteLoss, with all weights as they were, or PartLost.
         """
         began, learner = time.monotonic(), self._config.learner
         shares = deal_step(items, texts, ranks=learner.ranks, micro_batch=learner.micro_batch)
