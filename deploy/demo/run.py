@@ -92,6 +92,7 @@ def _ray(keep: bool, console: Console) -> Iterator[None]:
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,  # else it ends with the terminal that the demo was started in
     )
     if started.returncode:
         raise ClusterError(f"`ray start --head` failed: {started.stderr.strip()[-500:]}")
