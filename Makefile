@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-models test lint format bench constraints clean
+.PHONY: help setup demo demo-models test lint format bench pilot constraints clean
 
 BIN := .venv/bin
 # Tests share few cores, and pyright need not look for a newer pyright.
@@ -17,7 +17,8 @@ help:
 	@echo '  make lint          ruff and pyright'
 	@echo '  make format        let ruff put imports and lines in order'
 	@echo '  make demo-models   train the two small models that the demo begins with, from nothing'
-	@echo '  make bench         benchmarks of the fused loss, printed as JSON'
+	@echo '  make bench         ours against TRL and against bare loops, as ratios (two hours; ONLY=head for one part)'
+	@echo '  make pilot         six methods, three seeds, two small pairs: the pilot of the study (an hour, resumable)'
 	@echo '  make constraints   write constraints-cpu.txt anew from .venv'
 	@echo '  make clean         remove caches, build leftovers and runs/demo'
 
@@ -50,7 +51,10 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python -m minillm_ray.benchmarks $(ONLY)
+
+pilot: setup
+	$(BIN)/python benchmarks/pilot
 
 constraints: setup
 	@{ sed -n '/^#/p' constraints-cpu.txt; \

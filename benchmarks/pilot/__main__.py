@@ -8,6 +8,7 @@ go to OUT/pilot.json. Reads data that the project does not hold from --shared.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -25,6 +26,8 @@ from verdict import verdict
 
 TEACHER = Shape(layers=6, width=256, vocabulary=4000)
 STUDENT = Shape(layers=3, width=128, vocabulary=4000)
+BUDGETS = {"stories": 200_000, "dolly": 60_000}
+"""Trained student positions of each run: some 4,000 answers, stories being four times as long."""
 
 
 def main() -> None:
@@ -33,23 +36,25 @@ def main() -> None:
     console, began = Console(), time.monotonic()
     found = []
     for pair in args.pair:
+        asked = chains.Asked(
+            budget=args.budget or BUDGETS[pair],
+            **{key: getattr(args, key) for key in chains.Asked.__slots__ if key != "budget"},
+        )
         out, data = args.out / pair, args.out / "data" / pair
-        settings = {"budget": args.budget, "lr": args.lr, "seeds": args.eval_seeds, "small": args.small}
         if pair == "dolly":
             models = _tiny_models(args, data, console)
-            tree = chains.dolly(str(out), str(data), str(models), **settings)
+            tree = chains.dolly(asked, str(out), str(data), str(models))
         else:
             teacher = args.shared / "models" / "stories260K"
             if not (data / "cut" / "config.json").exists():
                 prepare_stories(args.shared, data)
-            tree = chains.stories(str(out), str(data), str(teacher), **settings)
+            tree = chains.stories(asked, str(out), str(data), str(teacher))
         file = args.out / f"{pair}.yaml"
         file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
         run_chain(load_chain(file), console)
-        found.append(verdict(pair, out))
+        found.append(verdict(pair, out) | {"asked": dataclasses.asdict(asked)})
     report = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "budget": args.budget, "lr": args.lr, "small": args.small,
         "seconds_of_this_call": round(time.monotonic() - began), "pairs": found,
     }  # fmt: skip
     (args.out / "pilot.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -60,7 +65,7 @@ def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path
     """A teacher and a student with one tokenizer, from nothing; kept once they are made."""
     models = args.out / "models"
     texts = prepare_dolly(args.shared, data)
-    for name, shape, steps in (("teacher", TEACHER, 400), ("student", STUDENT, 300)):
+    for name, shape, steps in (("teacher", TEACHER, 200), ("student", STUDENT, 200)):
         if (models / name / "last").exists():
             continue
         if (models / name / "metrics.jsonl").exists():
@@ -85,9 +90,13 @@ def _arguments() -> argparse.Namespace:
         "--shared", type=Path, default=Path(os.environ.get("MINILLM_SHARED", "../shared")) / "data"
     )
     parser.add_argument("--pair", nargs="+", choices=("dolly", "stories"), default=["stories", "dolly"])
-    parser.add_argument("--budget", type=int, default=200_000, help="trained student positions of each run")
+    parser.add_argument(
+        "--budget", type=int, help=f"trained student positions of each run; by default {BUDGETS}"
+    )
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--train-seeds", type=int, default=3)
     parser.add_argument("--eval-seeds", type=int, default=2)
+    parser.add_argument("--every", type=int, default=32, help="optimiser steps between two validations")
     parser.add_argument(
         "--small", action="store_true", help="a few steps of everything, to see that it works"
     )

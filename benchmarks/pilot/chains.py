@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 Settings = dict[str, Any]
-SEEDS = (0, 1, 2)
 METHODS: dict[str, Settings] = {
     "sft": {"objective": {"kind": "lm"}},
     "kd": {"objective": {"kind": "kd", "divergence": "forward_kl", "lm_share": 0.5}},
@@ -18,36 +18,53 @@ METHODS: dict[str, Settings] = {
     "minillm": {"objective": {"kind": "minillm"}, "learner": {"inner_epochs": 4}},
 }
 """Name -> what it has other than the rest. All train on as many student positions, at one step size."""
-LEARNER: Settings = {"ranks": 2, "batch_size": 64, "micro_batch": 32, "inner_epochs": 1, "steps": 1000}
+LEARNER: Settings = {"ranks": 2, "batch_size": 32, "micro_batch": 16, "inner_epochs": 1, "steps": 1000}
 SET: Settings = {"answers": 256, "max_new_tokens": 56, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
 """Stories are 48 tokens long, one or two more when they are tokenised again, and an end token."""
 
 
-def runs(budget: int, lr: float) -> dict[str, Settings]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the one who calls chooses."""
+
+    budget: int
+    """Trained student positions of each run."""
+    lr: float
+    train_seeds: int
+    eval_seeds: int
+    every: int
+    """Optimiser steps between two looks at the validation prompts."""
+    small: bool
+    """A few steps of everything."""
+
+
+def runs(asked: Asked, validation: str) -> dict[str, Settings]:
     """A phase for each method and seed."""
     found: dict[str, Settings] = {}
-    for seed in SEEDS:
+    for seed in range(asked.train_seeds):
         for name, own in METHODS.items():
             learner = {
                 **LEARNER,
                 **own.get("learner", {}),
-                "token_budget": budget,
-                "optimizer": {"lr": lr, "warmup_steps": 10},
+                "token_budget": asked.budget,
+                "optimizer": {"lr": asked.lr, "warmup_steps": 10},
             }
             phase: Settings = {"do": "train", "student": {"path": "${out}/start/last"}, "seed": seed}
             phase |= {**own, "learner": learner, "checkpoint_every": 10_000}
+            phase["validation"] = {"every": asked.every, "metric": "reverse_kl"}
+            phase["data"] = {"validation": {"path": validation}}
             if name == "seqkd":
-                phase["data"] = {"train": {"path": "${out}/answers/answers.jsonl"}}
+                phase["data"]["train"] = {"path": "${out}/answers/answers.jsonl"}
             found[f"{name}-{seed}"] = phase
     return found
 
 
 def chain(
-    out: str, *, teacher: str, data: str, template: str, start: Settings, before: dict[str, Settings],
-    tests: list[str], budget: int, lr: float, eval_seeds: int,
+    asked: Asked, out: str, *, teacher: str, data: str, template: str, start: Settings,
+    before: dict[str, Settings], tests: list[str],
 ) -> Settings:  # fmt: skip
     """All of one pair: `before` makes the teacher, if need be, `start` the student that all begin with."""
-    methods, train = runs(budget, lr), {"path": f"{data}/train.jsonl"}
+    methods, train = runs(asked, f"{data}/validation.jsonl"), {"path": f"{data}/train.jsonl"}
     models = [teacher, "${out}/start/last", *(f"${{out}}/{name}/last" for name in methods)]
     return {
         "out": out,
@@ -68,7 +85,7 @@ def chain(
             },
             **methods,
             "eval": {
-                "do": "eval", "models": models, "seeds": eval_seeds,
+                "do": "eval", "models": models, "seeds": asked.eval_seeds,
                 "data": [f"{data}/{name}.jsonl" for name in tests],
                 "engine": {"max_new_tokens": 48, "max_sequences": 128, "chunk": 128},
             },
@@ -76,36 +93,39 @@ def chain(
     }  # fmt: skip
 
 
-def dolly(out: str, data: str, models: str, *, budget: int, lr: float, seeds: int, small: bool) -> Settings:
+def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
     """A teacher and a student from nothing, with one tokenizer, on Dolly's short records."""
-    steps = {"teacher": 10, "start": 5} if small else {"teacher": 400, "start": 80}
-    tune: Settings = {"learner": {**LEARNER, "optimizer": {"lr": 1.0e-3, "warmup_steps": 20}}}
+    steps = {"teacher": 10, "start": 5} if asked.small else {"teacher": 150, "start": 60}
+    learner = {**LEARNER, "batch_size": 64, "micro_batch": 32}
+    learner["optimizer"] = {"lr": 1.0e-3, "warmup_steps": 20}
     return chain(
+        asked,
         out,
         teacher="${out}/teacher/last",
         data=data,
         template="chat",
         before={
             "teacher": {
-                "do": "sft", "model": "teacher", "teacher": {"path": f"{models}/teacher/best"},
-                "learner": {**tune["learner"], "steps": steps["teacher"]},
+                "do": "sft",
+                "model": "teacher",
+                "teacher": {"path": f"{models}/teacher/best"},
+                "learner": {**learner, "steps": steps["teacher"]},
             }
         },
         start={
             "student": {"path": f"{models}/student/best"},
-            "learner": {**tune["learner"], "steps": steps["start"]},
+            "learner": {**learner, "steps": steps["start"]},
         },
         tests=["test", "labels"],
-        budget=budget, lr=lr, eval_seeds=seeds,
-    )  # fmt: skip
+    )
 
 
-def stories(
-    out: str, data: str, teacher: str, *, budget: int, lr: float, seeds: int, small: bool
-) -> Settings:
+def stories(asked: Asked, out: str, data: str, teacher: str) -> Settings:
     """A teacher of stories and one of its five layers."""
-    learner = {**LEARNER, "steps": 5 if small else 200, "optimizer": {"lr": 3.0e-3, "warmup_steps": 20}}
+    learner = {**LEARNER, "batch_size": 64, "micro_batch": 32, "steps": 5 if asked.small else 200}
+    learner["optimizer"] = {"lr": 3.0e-3, "warmup_steps": 20}
     return chain(
+        asked,
         out,
         teacher=teacher,
         data=data,
@@ -113,5 +133,4 @@ def stories(
         before={},
         start={"student": {"path": f"{data}/cut"}, "learner": learner},
         tests=["test"],
-        budget=budget, lr=lr, eval_seeds=seeds,
-    )  # fmt: skip
+    )

@@ -15,20 +15,23 @@ from minillm_ray.deploy.recipes.label_words import sst2
 
 MOST_WORDS = 24
 """Of an answer, so that it fits into 48 tokens of a small vocabulary."""
-TEST, LABEL_TASKS, LABEL_TEST = 200, 1500, 400
-"""Records held out; film reviews that join the training data; film reviews to choose labels for."""
+TEST, VALIDATION = 200, 64
+"""Records held out for the evaluation, and to follow each run while it trains."""
+LABEL_TASKS, LABEL_TEST = 1500, 200
+"""Film reviews that join the training data, and film reviews to choose labels for."""
 
 
 def prepare_dolly(shared: Path, out: Path) -> list[Path]:
-    """Write train.jsonl, test.jsonl, labels.jsonl and dolly.jsonl; returns the files of plain text."""
+    """Write train, validation, test, labels and dolly.jsonl; returns the files of plain text."""
     records = [json.loads(line) for line in _lines(shared / "dolly" / "train_short.jsonl")]
     # Methods must see the same prompts, so what given answers would be dropped for is left out for all.
     records = [r for r in records if len(r["output"].split()) <= MOST_WORDS]
-    test, train = records[:TEST], records[TEST:]
+    test, validation, train = _parts(records)
     reviews = list(sst2(shared / "calibration" / "train.tsv"))[:LABEL_TASKS]
     mixed = [*train, *reviews]
     random.Random(0).shuffle(mixed)
     _write(out / "test.jsonl", test)
+    _write(out / "validation.jsonl", validation)
     _write(out / "train.jsonl", mixed)
     _write(out / "labels.jsonl", list(sst2(shared / "calibration" / "dev.tsv"))[:LABEL_TEST])
     text = out / "dolly.jsonl"
@@ -38,13 +41,17 @@ def prepare_dolly(shared: Path, out: Path) -> list[Path]:
 
 
 def prepare_stories(shared: Path, out: Path) -> Path:
-    """Write train.jsonl, test.jsonl and a student of one layer; returns the teacher's folder."""
+    """Write train, validation and test.jsonl and a student of one layer; returns the teacher's folder."""
     teacher = shared / "models" / "stories260K"
     told = [{"instruction": first, "output": rest} for first, rest in stories.tell(teacher)]
-    _write(out / "test.jsonl", told[:TEST])
-    _write(out / "train.jsonl", told[TEST:])
+    for name, part in zip(("test", "validation", "train"), _parts(told), strict=True):
+        _write(out / f"{name}.jsonl", part)
     cut_model(teacher, 1, out / "cut")
     return teacher
+
+
+def _parts(records: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    return records[:TEST], records[TEST : TEST + VALIDATION], records[TEST + VALIDATION :]
 
 
 def _lines(file: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,9 +16,17 @@ WIDE = 3.0
 """The gap, in spreads between training seeds, from which a study is worth its time."""
 CHANCE = 50.0
 """Accuracy of a model that guesses between two labels."""
+NO_DISTANCE = ("reverse_kl", "forward_kl", "ex_acc_err")
+"""Metrics that compare with the teacher, who has nothing to itself."""
 OF_LABELS = ("label_accuracy", "ece", "label_mass")
 LENGTHS = ("10", "25", "40")
 """Answer lengths at which exposure bias is put into the tables."""
+
+
+WORK = ("rollout/set_s", "teacher/set_s", "learner/step_s", "weights/publish_s", "weights/load_s")
+"""Metrics whose seconds are the work itself."""
+QUALITY = ("reverse_kl", "rouge_l", "eos_rate")
+SHARES = (0.5, 0.75)
 
 
 def verdict(pair: str, folder: Path) -> Row:
@@ -32,7 +41,14 @@ def verdict(pair: str, folder: Path) -> Row:
         _table(key, models, _guesses(found.get((key[0], "label_accuracy", "all"), {})))
         for key, models in shown.items()
     ]
-    return {"pair": pair, "tables": [t for t in tables if t is not None], "cost": _costs(folder)}
+    curves, costs = _curves(folder), _costs(folder)
+    return {
+        "pair": pair,
+        "tables": [t for t in tables if t is not None],
+        "cost": costs,
+        "curves": curves,
+        "to_quality": _to_quality(curves, costs.get("answers", {})),
+    }
 
 
 def _guesses(accuracy: dict[str, Row]) -> bool:
@@ -62,6 +78,8 @@ def _table(key: tuple[str, str, str], models: dict[str, Row], guesses: bool) -> 
             teacher = row
     if start is None or not by_method:
         return None
+    if teacher is None and key[1] in NO_DISTANCE:
+        teacher = {"value": 0.0, "low": None, "high": None}
     spreads = {m: stdev(values) for m, values in by_method.items() if len(values) > 1}
     spread = max(spreads.values(), default=None)
     gap = None if teacher is None else abs(teacher["value"] - start["value"])
@@ -100,8 +118,68 @@ def _costs(folder: Path) -> dict[str, Row]:
     answers = folder / "answers" / "answers.jsonl"  # SeqKD's, drawn once for all of its seeds
     if answers.exists():
         tokens = sum(json.loads(line)["tokens"] for line in answers.read_text(encoding="utf-8").splitlines())
-        costs["answers"] = {"sampled_tokens": tokens, "seconds_with_start": phases["answers"]["seconds"]}
+        costs["answers"] = {"sampled_tokens": tokens, "seconds": phases["answers"]["seconds"]}
     return costs
+
+
+def _curves(folder: Path) -> dict[str, list[Row]]:
+    """For each run, what it had spent at each look at the validation prompts, and how good it was then.
+
+    Seconds are those of sampling, scoring, learning and moving weights: no start-up, no validation.
+    """
+    curves = {}
+    for phase in sorted(path.parent for path in folder.glob("*/metrics.jsonl")):
+        if _method_of(phase.name) == (None, None):
+            continue
+        spent, points = dict.fromkeys(("seconds", "trained_positions", "sampled_tokens"), 0.0), []
+        for line in read_metrics(phase):
+            spent["seconds"] += sum(line.get(key, 0.0) for key in WORK)
+            spent["trained_positions"] += _total([line], "learner/tokens_per_s", "learner/step_s")
+            spent["sampled_tokens"] += _total([line], "rollout/tokens_per_s", "rollout/set_s")
+            if "validation/reverse_kl" in line:
+                quality = {key: line[f"validation/{key}"] for key in QUALITY}
+                points.append({"step": line["step"], **{k: round(v, 1) for k, v in spent.items()}, **quality})
+        curves[phase.name] = points
+    return curves
+
+
+def _to_quality(curves: dict[str, list[Row]], answers: Row) -> list[Row]:
+    """What each method spends until its students' reverse KL is at half of the way, and at three quarters:
+    from where all start to the lowest mean that any method ends with.
+
+    SeqKD's answers are drawn once, before: their cost is added.
+    """
+    ends: dict[str, list[float]] = defaultdict(list)
+    for run, points in curves.items():
+        ends[str(_method_of(run)[0])].append(points[-1]["reverse_kl"])
+    start = mean(points[0]["reverse_kl"] for points in curves.values())
+    lowest = min(map(mean, ends.values()))
+    found = []
+    for share in SHARES:
+        level = start + share * (lowest - start)
+        for method in ends:
+            reached = [
+                at for run, points in curves.items()
+                if _method_of(run)[0] == method and (at := _first_at(points, level)) is not None
+            ]  # fmt: skip
+            row: Row = {"reverse_kl": level, "way": share, "method": method}
+            row |= {"runs": len(ends[method]), "reached": len(reached)}
+            for key in ("seconds", "trained_positions", "sampled_tokens"):
+                values = [at[key] for at in reached]
+                if method == "seqkd":
+                    values = [value + answers.get(key, 0.0) for value in values]
+                row[key] = round(mean(values), 1) if len(values) == len(ends[method]) else None
+            found.append(row)
+    return found
+
+
+def _first_at(points: list[Row], level: float) -> Row | None:
+    """What was spent where the curve first comes down to the level; straight lines between the points."""
+    for before, after in pairwise(points):
+        if after["reverse_kl"] <= level < before["reverse_kl"]:
+            share = (before["reverse_kl"] - level) / (before["reverse_kl"] - after["reverse_kl"])
+            return {key: before[key] + share * (after[key] - before[key]) for key in after}
+    return None
 
 
 def _total(lines: list[Row], rate: str, seconds: str) -> float:

@@ -1,0 +1,138 @@
+"""All benchmarks, or those that are named: python -m minillm_ray.benchmarks [race parts head start].
+
+Nothing else should run meanwhile. Ratios go to benchmarks/results/latest.json beside the raw times behind
+them and the hardware; what is not measured in this call stays there as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import fused_head
+from .ground import CELLS, Cell, Files, Values, files
+from .parts import PROMPT_TOKENS, parts
+from .race import CONTENDERS, race
+
+LATEST = Path(__file__).parent / "results" / "latest.json"
+HEAD, BODY = 49152 * 576, 10 * 3_540_096
+"""Weights of the student's (and the teacher's) output layer, and of the student's ten layers."""
+WHAT = ("race", "parts", "head", "start")
+
+
+def main() -> None:
+    """Measure what is asked for and merge it into what is known."""
+    args = _arguments()
+    known: Values = json.loads(LATEST.read_text(encoding="utf-8")) if LATEST.exists() else {}
+    raw: Values = known.get("raw", {})
+    for what in args.what:
+        began = time.monotonic()
+        if what == "head":
+            subprocess.run([sys.executable, fused_head.__file__], check=False, stdout=subprocess.DEVNULL)
+            raw["head"] = json.loads(fused_head.RESULTS.read_text(encoding="utf-8"))
+        elif what == "start":
+            raw["start"] = start()
+        else:
+            for name in args.cells:
+                raw.setdefault(what, {})[name] = _of_cell(what, CELLS[name], args)
+        known = {
+            **ratios(raw),
+            "machine": fused_head.hardware() | {"at": time.strftime("%Y-%m-%d")},
+            "raw": raw,
+        }
+        LATEST.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(json.dumps({key: value for key, value in known.items() if key != "raw"}, indent=1))
+
+
+def _of_cell(what: str, cell: Cell, args: argparse.Namespace) -> Values:
+    ground: Files = files(args.out)
+    if what == "race":
+        return race(cell, ground, args.out, rounds=args.rounds, ranks=args.ranks, only=args.only)
+    return parts(cell, ground, rounds=args.rounds)
+
+
+def ratios(raw: Values) -> Values:
+    """The numbers of a report from the times behind them, for each cell that has them; ours over theirs."""
+    found: Values = {}
+    for cell, runs in raw.get("race", {}).items():
+        speed = {name: run["trained_tokens_per_s"] for name, run in runs.items()}
+        for key, our_name, their_name in (
+            ("race_distillation", "ours_reverse_kl", "distillation"),
+            ("race_gkd", "ours_reverse_kl", "gkd"),
+            ("race_minillm_4_epochs", "ours_minillm", "minillm"),
+        ):
+            if our_name in speed and their_name in speed:
+                found.setdefault(key, {})[cell] = speed[our_name] / speed[their_name]
+    for cell, alone in raw.get("parts", {}).items():
+        runs = raw.get("race", {}).get(cell, {})
+        if "ours_reverse_kl" in runs:
+            for key, value in _against_bare(alone, runs["ours_reverse_kl"], CELLS[cell]).items():
+                found.setdefault(key, {})[cell] = value
+        if "ours_minillm" in runs:
+            both = alone["sample_student"]["seconds"] + alone["sample_teacher"]["seconds"]
+            found.setdefault("mixing_cost", {})[cell] = runs["ours_minillm"]["parts"]["rollout/set_s"] / both
+    if "head" in raw:
+        found["fused_peak_memory"] = raw["head"]["memory_ratio"]
+    if "start" in raw:
+        found["import_vs_python"] = raw["start"]["import_s"] / raw["start"]["python_s"]
+    return found
+
+
+def _against_bare(alone: Values, run: Values, cell: Cell) -> Values:
+    ours, step_s = run["parts"], run["parts"]["learner/step_s"]
+    moving = ours["weights/publish_s"] + ours["weights/load_s"]
+    bare_sum = sum(alone[name]["seconds"] for name in ("sample_student", "score", "step", "load"))
+    # A product with a weight is two operations forward and four backward; the teacher's head only reads.
+    body = 6 * BODY * cell.answers * (PROMPT_TOKENS + cell.tokens)
+    operations = body + (6 + 2) * HEAD * cell.answers * cell.tokens
+    return {
+        "rollout_vs_bare": alone["sample_student"]["seconds"] / ours["rollout/set_s"],
+        "scoring_vs_bare": alone["score"]["seconds"] / ours["teacher/set_s"],
+        "learner_vs_bare": alone["step"]["seconds"] / step_s,
+        "iteration_vs_sum_of_parts": run["seconds"] / bare_sum,
+        "weight_update_vs_load": moving / alone["load"]["seconds"],
+        "weight_update_share": moving / run["seconds"],
+        "learner_peak_share": 1e-9 * operations / step_s / alone["peak"]["gflops"],
+    }
+
+
+def start(rounds: int = 9) -> Values:
+    """Seconds of an empty Python and of one that imports the package."""
+
+    def seconds(code: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - began
+
+    pairs = [(seconds("pass"), seconds("import minillm_ray")) for _ in range(rounds)]
+    empty, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"python_s": empty, "import_s": ours}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m minillm_ray.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="*", choices=[*WHAT, []], help="by default all")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="models, environments and runs")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--ranks", type=int, default=2, help="learner ranks of ours")
+    args = parser.parse_args()
+    args.what = args.what or list(WHAT)
+    args.out = args.out.absolute()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The parts of an iteration by themselves: the bare loops, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .ground import MICRO_BATCH, Cell, Files, Values
+
+BARE = Path(__file__).parent / "bare"
+PROMPT_TOKENS = 60
+"""About what the prompts have with SmolLM2's chat template around them."""
+
+
+def bare(script: str, *arguments: Any) -> Values:
+    """What a frozen script prints."""
+    command = [sys.executable, str(BARE / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def parts(cell: Cell, files: Files, *, rounds: int) -> dict[str, Values]:
+    """Medians of the bare loops at the size of a cell."""
+    sizes = ("--answers", cell.answers, "--tokens", cell.tokens, "--prompt-tokens", PROMPT_TOKENS)
+    calls: dict[str, tuple[Any, ...]] = {
+        "peak": ("peak.py",),
+        "sample_student": ("sample.py", files.student, *sizes),
+        "sample_teacher": ("sample.py", files.teacher, *sizes),
+        "score": ("score.py", files.teacher, *sizes, "--batch", MICRO_BATCH),
+        "step": ("step.py", files.student, files.teacher, *sizes, "--micro-batch", MICRO_BATCH),
+        "load": ("load.py", files.student),
+    }
+    found: dict[str, list[Values]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(bare(*call))
+            print(name, found[name][-1], file=sys.stderr, flush=True)
+    return {
+        name: {
+            key: statistics.median(one[key] for one in several)
+            for key, value in several[0].items()
+            if isinstance(value, float | int)
+        }
+        for name, several in found.items()
+    }
