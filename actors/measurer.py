@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.config import ModelConfig, ScoringConfig
-from ..common.heads import check_head, final_hidden, read_head
+from ..common.heads import check_head, read_head, shares_rows
 from ..common.messages import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
-from .scorer import at_answers, batches, check_passage, load_model, num_inputs, padded
+from .scorer import Reading, batches, check_passage, load_model, num_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,6 +64,7 @@ class Measurer:
         self._teacher_head = read_head(teacher, vocabulary) if teacher is not None else None
         if teacher is not None and self._teacher_head is not None:
             check_head(teacher, self._teacher_head)
+        self._together = all(shares_rows(m) for m in (model, teacher) if m is not None)
         self._batch_tokens = batch_tokens
         known = [
             getattr(m.config, "max_position_embeddings", None) for m in (model, teacher) if m is not None
@@ -97,9 +98,10 @@ class Measurer:
         start = time.perf_counter()
         self._check(passages)
         found: dict[int, PassageMeasure] = {}
-        for places in batches([num_inputs(p) for p in passages], self._batch_tokens):
-            batch = [passages[i] for i in places]
-            found |= dict(zip(places, self._measure_batch(batch, compare), strict=True))
+        lengths = [num_inputs(p) for p in passages]
+        for places in batches(lengths, self._batch_tokens, together=self._together):
+            read = Reading([passages[i] for i in places], together=self._together)
+            found |= dict(zip(places, self._measure_batch(read, compare), strict=True))
         return [found[i] for i in range(len(passages))], _summary(passages, time.perf_counter() - start)
 
     @torch.inference_mode()
@@ -126,16 +128,16 @@ class Measurer:
         found = [LabelLogprobs(prompt_id=p.id, logprobs=row) for p, row in zip(prompts, rows, strict=True)]
         return found, _summary(passages[:: len(labels)], time.perf_counter() - start)
 
-    def _measure_batch(self, batch: Sequence[Passage], compare: bool) -> list[PassageMeasure]:
-        ids = torch.from_numpy(padded(batch)).to(self._model.device)
+    def _measure_batch(self, read: Reading, compare: bool) -> list[PassageMeasure]:
+        batch = read.passages
         targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
         teacher_hidden = None
         if self._teacher is not None and compare:
-            teacher_hidden = at_answers(final_hidden(self._teacher, ids), batch)
+            teacher_hidden = read.hidden(self._teacher)
         figures = divergence.measure(
-            at_answers(final_hidden(self._model, ids), batch),
+            read.hidden(self._model),
             self._head,
-            targets.to(ids.device),
+            targets.to(self._model.device),
             teacher_hidden=teacher_hidden,
             teacher=self._teacher_head if teacher_hidden is not None else None,
         )
@@ -159,14 +161,15 @@ class Measurer:
     def _next_token_logprobs(self, prompts: Sequence[Prompt], tokens: Ids) -> Floats:
         """Log-prob [N, C] of each of the tokens [C] behind each prompt."""
         found = np.empty((len(prompts), len(tokens)), np.float32)
-        for places in batches([len(p.token_ids) for p in prompts], self._batch_tokens):
+        lengths = [len(p.token_ids) for p in prompts]
+        for places in batches(lengths, self._batch_tokens, together=self._together):
             batch = [
                 Passage(prompt_id=prompts[i].id, prompt_ids=prompts[i].token_ids, answer_ids=tokens[:1])
                 for i in places
             ]
-            ids = torch.from_numpy(padded(batch)).to(self._model.device)
-            last = at_answers(final_hidden(self._model, ids), batch).repeat_interleave(len(tokens), 0)
-            wanted = torch.from_numpy(tokens.astype(np.int64)).to(ids.device).repeat(len(batch))
+            last = Reading(batch, together=self._together).hidden(self._model)
+            last = last.repeat_interleave(len(tokens), 0)
+            wanted = torch.from_numpy(tokens.astype(np.int64)).to(last.device).repeat(len(batch))
             logprobs = divergence.drawn_logprobs(last, self._head, wanted)
             found[places] = logprobs.view(len(batch), len(tokens)).cpu().numpy()
         return found

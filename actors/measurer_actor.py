@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from ..common.config import ModelConfig, ScoringConfig
+from ..common.imports import collector_paused
 from ..common.messages import BatchSummary, Ids, Passage, Prompt
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class MeasurerActor:
 
     def ready(self) -> dict[str, int | str]:
         """Load the models; facts for the log once they stand. Call it first, once. Raises ModelError."""
-        import torch  # heavy: only this process needs it
+        with collector_paused():  # heavy: only this process needs it
+            import torch
 
-        from .measurer import Measurer
+            from .measurer import Measurer
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)

@@ -13,14 +13,38 @@ from torch import Tensor
 
 from ..common.config import Precision, ScoringConfig
 from ..common.errors import DataError, ModelError
-from ..common.heads import check_head, final_hidden, read_head
+from ..common.heads import check_head, final_hidden, read_head, shares_rows
 from ..common.messages import BatchSummary, Passage, Rollout, Scored
+from ..common.packing import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_LOGITS = 1 << 24
 """Logits that exist at a time: 64 MiB in float32, and the same again for their exponentials."""
+
+
+class Reading:
+    """Passages laid out for one forward pass of any model that reads them."""
+
+    def __init__(self, passages: Sequence[Passage], *, together: bool):
+        self.passages = list(passages)
+        read = [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages]
+        self.packed = pack(read, together=together)
+
+    def hidden(self, model: PreTrainedModel) -> Tensor:
+        """The states that predict the answers' tokens: [sum of T, H], passage after passage."""
+        places = self.packed.places
+        states = final_hidden(
+            model,
+            torch.from_numpy(self.packed.ids).to(model.device),
+            position_ids=None if places is None else torch.from_numpy(places).to(model.device),
+        )
+        positions = [
+            start + len(p.prompt_ids) - 1 + np.arange(len(p.answer_ids))
+            for start, p in zip(self.packed.starts, self.passages, strict=True)
+        ]
+        return states.flatten(0, 1)[torch.from_numpy(np.concatenate(positions)).to(states.device)]
 
 
 class Scorer:
@@ -41,6 +65,7 @@ class Scorer:
         self._model = model.eval()
         self._head = read_head(model, vocabulary)
         check_head(model, self._head)
+        self._together = shares_rows(model)
         self._batch_tokens = batch_tokens
         self._hidden_precision: Precision = hidden_precision
         self._context = getattr(model.config, "max_position_embeddings", None)
@@ -72,11 +97,11 @@ class Scorer:
             check_passage(passage, self._context, self._head.vocabulary, "the teacher")
         found: dict[int, Scored] = {}
         slots = used = 0
-        for places in batches([num_inputs(p) for p in passages], self._batch_tokens):
-            batch = [passages[i] for i in places]
-            lengths = [num_inputs(p) for p in batch]
-            slots, used = slots + max(lengths) * len(batch), used + sum(lengths)
-            scored = self._score_batch(batch, temperature, with_hidden)
+        lengths = [num_inputs(p) for p in passages]
+        for places in batches(lengths, self._batch_tokens, together=self._together):
+            read = Reading([passages[i] for i in places], together=self._together)
+            slots, used = slots + read.packed.ids.size, used + sum(lengths[i] for i in places)
+            scored = self._score_batch(read, temperature, with_hidden)
             found |= dict(zip(places, scored, strict=True))
         summary = BatchSummary(
             prompt_ids=tuple(p.prompt_id for p in passages),
@@ -103,9 +128,8 @@ class Scorer:
             "dtype": str(head.weight.dtype).removeprefix("torch."),
         }
 
-    def _score_batch(self, batch: Sequence[Passage], temperature: float, with_hidden: bool) -> list[Scored]:
-        ids = torch.from_numpy(padded(batch)).to(self._model.device)
-        flat = at_answers(final_hidden(self._model, ids), batch)
+    def _score_batch(self, read: Reading, temperature: float, with_hidden: bool) -> list[Scored]:
+        batch, flat = read.passages, read.hidden(self._model)
         lengths = [len(p.answer_ids) for p in batch]
         targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
         tempered, plain = self._logprobs(flat, targets.to(flat.device), temperature)
@@ -170,14 +194,20 @@ def load_model(path: str, revision: str | None, precision: Precision, key: str) 
     return model
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of `lengths`, longest first, grouped so that count x longest <= batch_tokens."""
+def batches(lengths: Sequence[int], batch_tokens: int, *, together: bool = False) -> Iterator[list[int]]:
+    """Places of `lengths`, longest first, grouped so that a group takes at most batch_tokens slots.
+
+    Where passages share rows (`together`) a group takes their sum, else count x longest.
+    """
     group: list[int] = []
+    total = 0
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if group and (len(group) + 1) * lengths[group[0]] > batch_tokens:
+        grown = total + lengths[place] if together else (len(group) + 1) * lengths[(group or [place])[0]]
+        if group and grown > batch_tokens:
             yield group
-            group = []
+            group, total = [], 0
         group.append(place)
+        total += lengths[place]
     if group:
         yield group
 
@@ -205,23 +235,6 @@ def check_passage(passage: Passage, context: int | None, vocabulary: int, reader
 def num_inputs(passage: Passage) -> int:
     """Tokens that a model reads of it: all but the last, which nothing follows."""
     return len(passage.prompt_ids) + len(passage.answer_ids) - 1
-
-
-def padded(batch: Sequence[Passage]) -> npt.NDArray[np.int64]:
-    """What a model reads of each passage, as rows of equal length.
-
-    Padding stands on the right, where no real token looks: no mask is needed, whatever its id.
-    """
-    ids = np.zeros((len(batch), max(map(num_inputs, batch))), dtype=np.int64)
-    for row, passage in enumerate(batch):
-        ids[row, : num_inputs(passage)] = np.concatenate([passage.prompt_ids, passage.answer_ids[:-1]])
-    return ids
-
-
-def at_answers(hidden: Tensor, batch: Sequence[Passage]) -> Tensor:
-    """The states that predict the answers' tokens: [B, L, H] to [sum of T, H], passage after passage."""
-    starts = [len(p.prompt_ids) - 1 for p in batch]
-    return torch.cat([hidden[i, s : s + len(batch[i].answer_ids)] for i, s in enumerate(starts)])
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ..common.config import ModelConfig, ScoringConfig
+from ..common.imports import collector_paused
 from ..common.messages import BatchSummary, Passage, Scored
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class TeacherActor:
 
     def ready(self) -> dict[str, int | str]:
         """Load the teacher; facts for the log once it stands. Call it first, once. Raises ModelError."""
-        import torch  # heavy: only this process needs it
+        with collector_paused():  # heavy: only this process needs it
+            import torch
 
-        from .scorer import Scorer
+            from .scorer import Scorer
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)

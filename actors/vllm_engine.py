@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
+from ..common.imports import collector_paused
 from ..common.messages import Floats, Ids, Prompt, SamplingSpec
 from ..common.weights import WeightManifest
 from .sampler import Drawn, Fetch, sample_numbers
@@ -73,13 +74,14 @@ class VllmEngine:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        from .mixture_sampler import MixtureSampler
-
         self.vocabulary = vocabulary
         self.max_tokens = max_tokens
         self.eos_ids = end_of_sequence_ids(student)
         _check_lengths([path for path in (student, teacher) if path], max_tokens)
-        self._engine = _start(student, teacher, settings, vocabulary, max_tokens)
+        with collector_paused():
+            self._engine = _start(student, teacher, settings, vocabulary, max_tokens)
+        from .mixture_sampler import MixtureSampler
+
         runner = self._engine.model_executor.driver_worker.worker.model_runner
         self.model: TeacherMixedForCausalLM = runner.model
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)

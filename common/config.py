@@ -64,6 +64,8 @@ class RolloutConfig(EngineConfig):
     """Answers to each prompt."""
     teacher_mix: Share = 0.2
     """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
+    ignore_eos: bool = False
+    """Let answers run on to max_new_tokens: for measuring speed, not for learning."""
 
 
 class ScoringConfig(Section):

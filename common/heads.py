@@ -7,8 +7,9 @@ holds it against the model's own logits.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -126,6 +127,31 @@ def final_hidden(
     positions = {} if position_ids is None else {"position_ids": position_ids}
     body = model.base_model
     return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)[0]
+
+
+@torch.no_grad()
+def shares_rows(model: PreTrainedModel, tolerance: float | None = None) -> bool:
+    """Whether this model reads sequences that share a row (see `packing`) as it reads each alone.
+
+    Families that take no positions, or tell sequences apart in another way, do not. Parameters must be whole,
+    as for `check_head`; dropout is off meanwhile.
+    """
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return False
+    embedding: Any = model.get_input_embeddings()
+    words: int = embedding.weight.shape[0]
+    if tolerance is None:
+        tolerance = 1e-4 if torch.finfo(embedding.weight.dtype).bits >= 32 else 3e-2
+    ids = torch.randint(0, words, (2, 7), generator=torch.Generator().manual_seed(0)).to(model.device)
+    places = torch.arange(7, device=model.device).repeat(2)[None]
+    training = model.training
+    model.eval()
+    try:
+        alone = final_hidden(model, ids).reshape(1, 14, -1).float()
+        shared = final_hidden(model, ids.reshape(1, 14), position_ids=places).float()
+    finally:
+        model.train(training)
+    return bool((shared - alone).abs().max() <= tolerance * alone.abs().max())
 
 
 @torch.no_grad()

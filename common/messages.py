@@ -140,6 +140,26 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerMeasure:
+    """One answer; all but `tokens` in nats and summed over its tokens (`overlap` is a mass, not nats)."""
+
+    prompt_id: str
+    sample: int
+    """0 for an answer that was given, not sampled."""
+    tokens: int
+    nll: float
+    """-log q of the answer."""
+    entropy: float
+    """Of the student at each position."""
+    reverse_kl: float | None
+    """KL(student || teacher), exact; None without the teacher's hidden states, like all that follow."""
+    forward_kl: float | None
+    """KL(teacher || student), exact."""
+    overlap: float | None
+    """Sum of min(p, q)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
     """What one optimiser step did, over all ranks."""
 

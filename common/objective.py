@@ -33,6 +33,8 @@ DivergenceName = Literal[
     "akl",
     "atkd",
 ]
+KD_ALONE = ("divergence", "jsd_beta", "skew", "akl_mass", "atkd_easy_weight", "lm_share")
+"""Settings that only kd reads."""
 REFERENCE: dict[str, Any] = {
     "gamma": 0.95,
     "reward_scaling": 0.5,
@@ -175,6 +177,13 @@ class ObjectiveConfig(Section):
                 f" {'sampled' if self.kind == 'minillm' else 'given'} answers alone; remove it, or set"
                 " objective.kind=kd"
             )
+        for name in KD_ALONE if self.kind != "kd" else ():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                found.append(
+                    f"objective.{name} = {value} is for kd, and {self.kind} takes no notice of it; remove it,"
+                    " or set objective.kind=kd"
+                )
         if self.kind == "kd" and self.divergence == "jsd" and self.jsd_beta in (0, 1):
             limit = "forward_kl" if self.jsd_beta == 0 else "reverse_kl"
             found.append(

@@ -14,6 +14,7 @@ from zipfile import ZipFile
 
 from ..common.config import ModelConfig
 from ..common.errors import ConfigError, ModelError
+from ..common.imports import collector_paused
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -54,13 +55,14 @@ class ModelFacts:
 
 def describe_model(model: ModelConfig, key: str) -> ModelFacts:
     """Facts about student or teacher (`key`). Raises ModelError if it cannot play any part in a run."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     config = _read_config(model, key)
     _check_weights(model, key)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    with collector_paused():
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     sizes = config.get_text_config()
     heads = sizes.num_attention_heads
     output = empty.get_output_embeddings()

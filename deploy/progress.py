@@ -24,7 +24,7 @@ class Progress:
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._logged = 0.0
         self._began = time.monotonic()
-        self._steps = (0, 0, time.monotonic())
+        self._steps = (0, 0.0, time.monotonic())
         self._left = ""
         self._phase = ""
 
@@ -48,17 +48,23 @@ class Progress:
         self._facts["phase"] = f"{self._phase} {done:,}/{total:,}"
         self._show()
 
-    def start_steps(self, done: int, total: int) -> None:
-        """Count steps from here: `done` of `total` are behind us; time left is reckoned from now."""
-        self._steps = (done, total, time.monotonic())
-        self.show(step=f"{done}/{total}")
+    def start_steps(self, done: int, total: int, of_tokens: float | None = None) -> None:
+        """Count steps from here: `done` of `total` are behind us; time left is reckoned from now.
 
-    def step(self, done: int) -> None:
-        """So many steps are done."""
-        first, total, since = self._steps
-        self._facts["step"] = f"{done}/{total}"
-        if done > first:
-            left = (time.monotonic() - since) / (done - first) * (total - done)
+        `of_tokens`: which share of its tokens the run has used, where they may end it before its steps do.
+        """
+        self._steps = (total, max(done / total, of_tokens or 0.0), time.monotonic())
+        self.show(step=_step(done, total, of_tokens))
+
+    def step(self, done: int, of_tokens: float | None = None) -> None:
+        """So many steps are done, and such a share of the run's tokens is used."""
+        total, first, since = self._steps
+        if not total:
+            return
+        self._facts["step"] = _step(done, total, of_tokens)
+        share = min(1.0, max(done / total, of_tokens or 0.0))
+        if share > first:
+            left = (time.monotonic() - since) / (share - first) * (1.0 - share)
             self._left = f"ETA {clock(left)}"
         self._show()
 
@@ -79,6 +85,10 @@ class Progress:
         elif time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
             self.console.print(" · ".join(filter(None, lines)), highlight=False, soft_wrap=True)
+
+
+def _step(done: int, total: int, of_tokens: float | None) -> str:
+    return f"{done}/{total}" if of_tokens is None else f"{done} ({min(1.0, of_tokens):.0%} of tokens)"
 
 
 def live_lines(facts: Mapping[str, str], left: str, spent: str) -> tuple[str, str]:

@@ -78,7 +78,7 @@ class Driver:
         else:
             self._first_measure()
         state, config = self._state, self._config
-        self._progress.start_steps(state.step, config.learner.steps)
+        self._progress.start_steps(state.step, config.learner.steps, self._of_tokens)
         while not self._done:
             started = time.monotonic()
             self._learn(self._collect_and_score())
@@ -96,6 +96,12 @@ class Driver:
         learner, state = self._config.learner, self._state
         spent = learner.token_budget is not None and state.tokens >= learner.token_budget
         return spent or state.step >= learner.steps
+
+    @property
+    def _of_tokens(self) -> float | None:
+        """Share of the run's tokens that is used; None where they are not counted out."""
+        budget = self._config.learner.token_budget
+        return None if budget is None else self._state.tokens / budget
 
     def _collect_and_score(self) -> list[Chunk]:
         """A set of answers, sampled, given, or some of both, as the objective needs them."""
@@ -319,6 +325,7 @@ class Driver:
             teacher_mix=rollout.teacher_mix,
             samples=rollout.samples,
             seed=self._seed("set", seed),
+            ignore_eos=rollout.ignore_eos,
         )
 
     def _seed(self, purpose: str, number: int) -> int:
@@ -358,7 +365,7 @@ class Driver:
                 self._progress.say(f"warning: {warning}")
 
     def _show(self, values: dict[str, float]) -> None:
-        self._progress.step(self._state.step)
+        self._progress.step(self._state.step, self._of_tokens)
         if (kl := values.get("learner/reverse_kl")) is not None:
             self._progress.show(reverse_KL=f"{kl:.3f}")
         if (rouge := values.get("validation/rouge_l")) is not None:

@@ -1,8 +1,9 @@
-"""Scored answers to the padded tensors of one micro-batch.
+"""Scored answers to the tensors of one micro-batch.
 
-B = answers, L = longest prompt and answer together, T = longest answer, N = answer tokens of all B,
-H = width of the teacher's hidden states. Everything is padded to the right, and masks come from lengths,
-never from token ids. Messages are read-only and shared with other processes: tensors are copies.
+B = answers, R = rows that they lie in (B where each has its own), L = slots of a row, T = longest answer,
+N = answer tokens of all B, H = width of the teacher's hidden states. What is left of a row is padding, and
+masks come from lengths, never from token ids. Messages are read-only and shared with other processes: tensors
+are copies.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ..common.errors import DataError
 from ..common.messages import Passage, Rollout, Scored
+from ..common.packing import pack
 from .objective import Answers
 
 
@@ -29,9 +31,11 @@ class Batch:
     names: tuple[str, ...]
     """prompt#sample of each answer."""
     ids: Tensor
-    """int64 [B, L]; a causal model cannot see the zeros to the right of an answer, so it needs no mask."""
+    """int64 [R, L]; a causal model cannot see the zeros to the right of an answer, so it needs no mask."""
+    places: Tensor | None
+    """int64 [R, L]: position of each slot in its own answer; None where each row holds one answer."""
     positions: Tensor
-    """int64 [N]: where in the flat [B * L] the next token to come is an answer's, answer by answer."""
+    """int64 [N]: where in the flat [R * L] the next token to come is an answer's, answer by answer."""
     targets: Tensor
     """int64 [N]: that next token."""
     lengths: Tensor
@@ -56,8 +60,13 @@ def name_of(sample: Scored | Passage) -> str:
     return f"{passage.prompt_id}#{passage.sample}" if isinstance(passage, Rollout) else passage.prompt_id
 
 
-def pad(samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool) -> Batch:
-    """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too."""
+def pad(
+    samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool, together: bool = False
+) -> Batch:
+    """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
+
+    `together` lets answers share rows, for a model that can read them so (`heads.shares_rows`).
+    """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:
         if not (len(passage.prompt_ids) and len(passage.answer_ids)):
@@ -65,18 +74,15 @@ def pad(samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bo
                 f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt tokens and"
                 f" {len(passage.answer_ids)} answer tokens; both need at least one to be learned from"
             )
-    longest = max((len(p.prompt_ids) + len(p.answer_ids) for p in passages), default=1)
-    ids = np.zeros((max(1, len(passages)), longest), np.int64)
+    packed = pack([np.concatenate([p.prompt_ids, p.answer_ids]) for p in passages], together=together)
     positions, targets = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-    for row, passage in enumerate(passages):
-        before, after = len(passage.prompt_ids), len(passage.answer_ids)
-        ids[row, :before] = passage.prompt_ids
-        ids[row, before : before + after] = passage.answer_ids
-        positions.append(row * longest + before - 1 + np.arange(after))
+    for start, passage in zip(packed.starts, passages, strict=True):
+        positions.append(start + len(passage.prompt_ids) - 1 + np.arange(len(passage.answer_ids)))
         targets.append(passage.answer_ids)
     return Batch(
         names=tuple(name_of(sample) for sample in samples),
-        ids=torch.from_numpy(ids).to(device),
+        ids=torch.from_numpy(packed.ids).to(device),
+        places=None if packed.places is None else torch.from_numpy(packed.places).to(device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
         lengths=torch.tensor([len(p.answer_ids) for p in passages], dtype=torch.int64, device=device),

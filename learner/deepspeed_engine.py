@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.heads import Head, check_head, final_hidden, read_head
+from ..common.heads import Head, check_head, final_hidden, read_head, shares_rows
+from .batching import Batch
 from .fused_head import FusedLoss
 from .step import Result
 
@@ -63,11 +64,10 @@ class _Module(torch.nn.Module):
         self.student = student
         self._head = head
 
-    def forward(
-        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Any]
-    ) -> tuple[Tensor | None, Any]:
+    def forward(self, batch: Batch, use: Callable[[Tensor, Head], Any]) -> tuple[Tensor | None, Any]:
         """(the loss that DeepSpeed has to see, if there is one; whatever `use` made)."""
-        hidden = final_hidden(self.student, ids).flatten(0, 1)[positions]
+        whole = final_hidden(self.student, batch.ids, position_ids=batch.places)
+        hidden = whole.flatten(0, 1)[batch.positions]
         result = use(hidden, self._head)
         return (result.loss if isinstance(result, FusedLoss) else None), result
 
@@ -93,6 +93,7 @@ class DeepSpeedEngine:
         self.student = load_student(model, learner, dropout=dropout)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
+        self.together = shares_rows(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
             self._zero.register_external_parameter(module, head.weight)
@@ -110,13 +111,11 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
 
-    def run(
-        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Result], *, train: bool
-    ) -> Result:
+    def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         """See TrainEngine."""
         self._engine.train(train)
         with torch.set_grad_enabled(train):
-            loss, result = self._engine(ids, positions, use)
+            loss, result = self._engine(batch, use)
         # ZeRO-3 hangs its hooks on the tensor that comes out of the module, not on the one that went in.
         return result if loss is None else replace(result, loss=loss)
 

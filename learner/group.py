@@ -12,12 +12,11 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ..common.config import RunConfig
 from ..common.errors import ClusterError, MinillmError, PartLost
-from ..common.messages import StepReport, WeightVersion
+from ..common.messages import AnswerMeasure, StepReport, WeightVersion
 from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
 from .dealing import Item, deal, deal_step
 from .learner_actor import LearnerActor
-from .measure import AnswerMeasure
 
 GRACE_S = 10.0
 """After one rank failed: how long the others may take to say what they met, before they are ended."""

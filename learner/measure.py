@@ -7,37 +7,16 @@ ranks walk through it in lock-step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..common import divergence
 from ..common.heads import Head
-from ..common.messages import Passage, Rollout, Scored
+from ..common.messages import AnswerMeasure, Passage, Rollout, Scored
 from .batching import Batch, pad, passage_of
 from .dealing import Hand
 from .step import Load, TrainEngine, teacher_hidden
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerMeasure:
-    """One answer; all but `tokens` in nats and summed over its tokens (`overlap` is a mass, not nats)."""
-
-    prompt_id: str
-    sample: int
-    """0 for an answer that was given, not sampled."""
-    tokens: int
-    nll: float
-    """-log q of the answer."""
-    entropy: float
-    """Of the student at each position."""
-    reverse_kl: float | None
-    """KL(student || teacher), exact; None without the teacher's hidden states, like all that follow."""
-    forward_kl: float | None
-    """KL(teacher || student), exact."""
-    overlap: float | None
-    """Sum of min(p, q)."""
 
 
 def measure(
@@ -58,7 +37,7 @@ def measure(
     for micro_batch in hand.micro_batches:
         samples = [load(item) for item in micro_batch]
         compares = teacher is not None and all(_has_hidden(sample) for sample in samples)
-        batch = pad(samples, engine.device, hidden=compares)
+        batch = pad(samples, engine.device, hidden=compares, together=engine.together)
         found = _measured(engine, batch, teacher if compares else None, temperature, chunk_tokens)
         records += _records(samples, batch, found)
     return records
@@ -78,7 +57,7 @@ def _measured(
             chunk_tokens=chunk_tokens,
         )
 
-    return engine.run(batch.ids, batch.positions, use, train=False)
+    return engine.run(batch, use, train=False)
 
 
 def _records(

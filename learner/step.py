@@ -48,11 +48,11 @@ class TrainEngine(Protocol):
     """All that an optimiser step asks of whoever holds the student."""
 
     device: torch.device
+    together: bool
+    """Whether the student reads answers that share a row as it reads each alone."""
 
-    def run(
-        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Result], *, train: bool
-    ) -> Result:
-        """`use` on the inputs of the output layer at flat `positions` of `ids` [B, L], and the head."""
+    def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
+        """`use` on the inputs of the output layer at the batch's positions, and the head."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -174,7 +174,7 @@ class StepRunner:
         fresh: bool,
     ) -> None:
         objective = self._rules.objective
-        batch = pad(samples, self._engine.device, hidden=objective.needs_teacher_hidden)
+        batch = self._pad(samples, hidden=objective.needs_teacher_hidden)
         sampled = hard = weights = None
         if facts.split is not None:
             given = [doubts(sample) for sample in samples] or [torch.zeros(0)]
@@ -206,13 +206,16 @@ class StepRunner:
     def _learn_text(self, samples: Sequence[Scored | Passage], divisor: int, sums: _Sums) -> None:
         objective = self._rules.objective
         divergence = text_divergence(objective)
-        batch = pad(samples, self._engine.device, hidden=divergence is not None)
+        batch = self._pad(samples, hidden=divergence is not None)
         fused = self._fused(batch, text_loss(objective), divergence, divisor, 1.0)
         loss = fused.loss * objective.lm_coef
         self._engine.backward(loss)
         sums.bad += _not_finite(batch, fused)
         sums.add("loss", loss.detach())
         sums.add("text", fused.loss.detach() * divisor)
+
+    def _pad(self, samples: Sequence[Scored | Passage], *, hidden: bool) -> Batch:
+        return pad(samples, self._engine.device, hidden=hidden, together=self._engine.together)
 
     def _fused(
         self,
@@ -239,7 +242,7 @@ class StepRunner:
                 chunk_tokens=self._rules.chunk_tokens,
             )
 
-        return self._engine.run(batch.ids, batch.positions, use, train=True)
+        return self._engine.run(batch, use, train=True)
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
         def use(hidden: Tensor, student: Head) -> Tensor:
@@ -251,7 +254,7 @@ class StepRunner:
                 chunk_tokens=self._rules.chunk_tokens,
             )
 
-        return self._engine.run(batch.ids, batch.positions, use, train=False)
+        return self._engine.run(batch, use, train=False)
 
     def _stop(self, what: str, mine: list[str]) -> None:
         """Raise on every rank, with the names that all of them hold."""

@@ -95,13 +95,23 @@ def test_batches_hold_every_passage_once_within_the_limit():
 
 def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
     given = [*passages(2), rollout(passages(3)[2], sample=4)]
-    _, summary = load(folders["gpt2"]).score(given, temperature=1.0, with_hidden=False)
+    _, summary = load(folders["opt"]).score(given, temperature=1.0, with_hidden=False)
     assert summary.prompt_ids == ("train/0", "train/1", "train/2")
     assert summary.samples == (0, 0, 4)
     assert summary.answer_tokens == tuple(len(p.answer_ids) for p in given)
     inputs = [len(p.prompt_ids) + len(p.answer_ids) - 1 for p in given]
     slots = 3 * max(inputs)
     assert summary.metrics == {"teacher/padding": (slots - sum(inputs), slots)}
+
+
+def test_passages_that_share_rows_waste_fewer_slots(folders):
+    given = passages(20)
+    wasted = {}
+    for family in ("llama", "opt"):
+        _, summary = load(folders[family], batch_tokens=400).score(given, temperature=1.0, with_hidden=False)
+        empty, slots = summary.metrics["teacher/padding"]
+        wasted[family] = empty / slots
+    assert wasted["llama"] < 0.1 < wasted["opt"]
 
 
 def test_nothing_to_score_is_an_empty_list(folders):

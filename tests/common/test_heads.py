@@ -1,10 +1,12 @@
 """A head read from a model gives that model's own logits, or is refused by the name of its class."""
 
+import numpy as np
 import pytest
 import torch
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.heads import Head, check_head, final_hidden, read_head
+from minillm_ray.common.heads import Head, check_head, final_hidden, read_head, shares_rows
+from minillm_ray.common.packing import pack
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 SMALL = {
@@ -32,6 +34,9 @@ FAMILIES = {
     "granite": {"logits_scaling": 4.0},
     "olmo2": {},
 }
+
+ALONE = {"opt"}
+"""Families whose rows hold one sequence each."""
 
 
 def tiny(family: str, **changes) -> PreTrainedModel:
@@ -137,6 +142,22 @@ def test_hidden_states_reach_the_body_of_the_model():
     assert hidden.shape == (1, 5, 32)
     hidden.sum().backward()
     assert any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_that_may_share_rows_read_each_sequence_as_if_alone(family: str):
+    model = tiny(family)
+    assert shares_rows(model) == (family not in ALONE)
+    if family in ALONE:
+        return
+    packed = pack([np.arange(3, 3 + n, dtype=np.int32) for n in (9, 5, 4, 2)], together=True)
+    assert packed.places is not None
+    ids, places = torch.from_numpy(packed.ids), torch.from_numpy(packed.places)
+    with torch.no_grad():
+        together = final_hidden(model, ids, position_ids=places).flatten(0, 1)
+        for n, start in zip((9, 5, 4, 2), packed.starts, strict=True):
+            alone = final_hidden(model, torch.arange(3, 3 + n)[None])[0]
+            torch.testing.assert_close(together[start : start + n], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_figures_by_hand():

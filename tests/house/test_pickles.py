@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from minillm_ray.common import errors, messages, weights
 from minillm_ray.common.messages import (
+    AnswerMeasure,
     BatchSummary,
     Dropped,
     Passage,
@@ -56,6 +57,16 @@ EXAMPLES: list[Any] = [
         prompt_ids=("dolly/1",), samples=(0,), prompt_tokens=(3,), answer_tokens=(3,), dropped=(DROPPED,)
     ),
     DROPPED,
+    AnswerMeasure(
+        prompt_id="dolly/1",
+        sample=0,
+        tokens=3,
+        nll=2.0,
+        entropy=1.5,
+        reverse_kl=0.5,
+        forward_kl=0.25,
+        overlap=2.0,
+    ),
     StepReport(step=4, metrics={"learner/loss": (1.0, 2.0)}, seconds=0.5),
     SLOT,
     WeightBucket(ref="a reference", slots=(SLOT,), num_bytes=76, checksum=17),

@@ -103,6 +103,7 @@ def test_jsd_at_its_ends_is_refused_with_what_it_tends_to(beta, limit):
 def test_without_skew_a_skewed_kl_is_the_plain_one(name, plain):
     assert value(name, skew=0) == pytest.approx(BY_HAND[plain], rel=1e-12)
     assert value(name, skew=1e-9) == pytest.approx(BY_HAND[plain], rel=1e-6)
+    torch.testing.assert_close(slope(name, P, Q, skew=1e-9), slope(plain, P, Q), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,9 +14,10 @@ from minillm_ray.common.heads import Head, final_hidden, read_head
 from minillm_ray.common.messages import Passage, Rollout, Scored
 from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.learner.batching import Batch, pad
 from minillm_ray.learner.dealing import Item, deal, deal_step
-from minillm_ray.learner.learner_actor import head_of
 from minillm_ray.learner.measure import measure
+from minillm_ray.learner.rank import head_of
 from minillm_ray.learner.step import Result, StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,
@@ -35,17 +36,17 @@ CPU = torch.device("cpu")
 class PlainEngine:
     """One rank and its student; the optimiser only tells the norm."""
 
-    def __init__(self, scene: Scene):
+    def __init__(self, scene: Scene, *, together: bool = True):
         self.device, self.student = CPU, model_of(scene.student)
         self._head = read_head(self.student, VOCABULARY)
         self.steps, self.modes = 0, []
+        self.together = together
 
-    def run(
-        self, ids: Tensor, positions: Tensor, use: Callable[[Tensor, Head], Result], *, train: bool
-    ) -> Result:
+    def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         self.modes.append(train)
         with torch.set_grad_enabled(train):
-            return use(final_hidden(self.student, ids).flatten(0, 1)[positions], self._head)
+            hidden = final_hidden(self.student, batch.ids, position_ids=batch.places)
+            return use(hidden.flatten(0, 1)[batch.positions], self._head)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -132,6 +133,18 @@ def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: Obje
         assert_same(gradient, want)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objective: ObjectiveConfig) -> None:
+    batch = pad(scene.samples, CPU, hidden=False, together=True)
+    assert batch.places is not None
+    assert len(batch.ids) < len(scene.samples)
+    padded = PlainEngine(scene, together=False)
+    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8, engine=padded)
+    found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
+    assert found == pytest.approx(values, rel=1e-5)
+    assert_same(gradient, want)
+
+
 @pytest.mark.parametrize("reduction", ["tokens", "sequences"])
 def test_given_answers_are_learned_by_their_cross_entropy(scene: Scene, reduction: Any) -> None:
     passages = [sample.passage for sample in scene.samples]
@@ -158,6 +171,35 @@ def test_forward_kl_is_the_exact_sum_over_the_vocabulary(scene: Scene) -> None:
     found, gradient = step(scene, ObjectiveConfig(kind="kd"), scene.samples)
     assert_same(gradient, want)
     assert found["learner/forward_kl"] == pytest.approx(value, rel=1e-5)
+
+
+def test_atkd_takes_sampled_tokens_as_gold_and_the_median_over_the_step(scene: Scene) -> None:
+    teacher = model_of(scene.teacher)
+    doubt = torch.cat([1 - logprobs(teacher, s.passage).detach().exp() for s in scene.samples])
+    hard = (
+        doubt >= doubt.double().median() if len(doubt) % 2 else doubt > doubt.sort()[0][len(doubt) // 2 - 1]
+    )
+
+    def loss(student: Any) -> Tensor:
+        parts = []
+        for sample in scene.samples:
+            log_p, log_q = (all_logprobs(m, sample.passage) for m in (teacher, student))
+            log_p = log_p.detach()
+            gold = torch.from_numpy(sample.passage.answer_ids.astype(np.int64))[:, None]
+            others = torch.ones_like(log_p, dtype=torch.bool).scatter_(1, gold, False)
+            p, q = log_p.exp(), log_q.exp()
+            rest_p, rest_q = ((x * others).sum(-1, keepdim=True) for x in (p, q))
+            among = (others * (p / rest_p) * (log_p - rest_p.log() - log_q + rest_q.log())).sum(-1)
+            both = [(x.gather(1, gold)[:, 0], rest[:, 0]) for x, rest in ((p, rest_p), (q, rest_q))]
+            binary = sum(a * (a / b).log() for a, b in zip(*both, strict=True))
+            parts.append(torch.stack([among, among + binary]))
+        easy_value, hard_value = torch.cat(parts, dim=1)
+        return 0.2 * easy_value[~hard].mean() + 0.8 * hard_value[hard].mean()
+
+    value, want = gradient_of(loss, scene)
+    found, gradient = step(scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch=3)
+    assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
+    assert_same(gradient, want)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -13,15 +13,16 @@ import torch
 from minillm_ray.common.config import RunConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head
-from minillm_ray.common.messages import WeightVersion
+from minillm_ray.common.messages import AnswerMeasure, Passage, WeightVersion
 from minillm_ray.common.weights import views
 from minillm_ray.learner import checkpoint
+from minillm_ray.learner.batching import pad
 from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.deepspeed_engine import DeepSpeedEngine, join
 from minillm_ray.learner.fused_head import FusedLoss
-from minillm_ray.learner.learner_actor import head_of
-from minillm_ray.learner.measure import AnswerMeasure, measure
+from minillm_ray.learner.measure import measure
 from minillm_ray.learner.publish import publish
+from minillm_ray.learner.rank import head_of
 from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, items_of
 
@@ -155,8 +156,9 @@ def step_on_infinity(
         nothing = hidden.new_zeros(0)
         return FusedLoss(loss=loss, divergence=nothing, logprobs=nothing, figures={})
 
-    ids = torch.ones(1, 4, dtype=torch.int64)
-    learner.engine.backward(learner.engine.run(ids, torch.arange(4), use, train=True).loss)
+    some = Passage(prompt_id="x", prompt_ids=np.ones(1, np.int32), answer_ids=np.ones(4, np.int32))
+    batch = pad([some], torch.device("cpu"), hidden=False)
+    learner.engine.backward(learner.engine.run(batch, use, train=True).loss)
     norm = learner.engine.step()
     after = learner.weights()
     return norm, any((before[name] != after[name]).any() for name in before)

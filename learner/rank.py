@@ -1,0 +1,158 @@
+"""One learner rank: its engine, its step, and the chunks that they read. Knows no Ray.
+
+All ranks get the same calls in the same order, and walk through them in lock-step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..common.config import RunConfig
+from ..common.heads import Head
+from ..common.messages import AnswerMeasure, Passage, Scored, WeightVersion
+from ..common.metrics import Metrics
+from ..common.weights import WeightManifest
+from . import checkpoint
+from .batching import as_tensor
+from .dealing import Hand, Item, Share
+from .deepspeed_engine import DeepSpeedEngine, join
+from .measure import measure
+from .publish import Put, publish
+from .step import StepRules, StepRunner
+
+MIB = 1 << 20
+Fetch = Callable[[list[Any]], list[list[Scored | Passage]]]
+"""What lies behind references of chunks, in their order."""
+
+
+class Chunks:
+    """Lists of samples out of the object store, without a copy; the set in training is kept open."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._open: dict[Any, list[Scored | Passage]] = {}
+
+    def fetch(self, hand: Hand) -> None:
+        """Open all chunks of a hand that are not open yet."""
+        missing = [chunk for chunk in _chunks_of(hand) if chunk not in self._open]
+        self._open |= zip(missing, self._fetch(missing), strict=True)
+
+    def load(self, item: Item) -> Scored | Passage:
+        """One sample of a fetched chunk."""
+        return self._open[item.chunk][item.position]
+
+    def forget(self, hand: Hand | None = None) -> None:
+        """Let go of a hand's chunks, or of all."""
+        for chunk in list(self._open) if hand is None else _chunks_of(hand):
+            del self._open[chunk]
+
+
+def _chunks_of(hand: Hand) -> list[Any]:
+    return list(dict.fromkeys(item.chunk for run in hand.micro_batches for item in run))
+
+
+def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) -> Head:
+    """An output layer that came as arrays, cut to the vocabulary; over the same memory if on the CPU."""
+
+    def tensor(array: Any) -> torch.Tensor:
+        return as_tensor(array, arrays["dtype"])[:vocabulary].to(device)
+
+    return Head(
+        weight=tensor(arrays["weight"]),
+        bias=None if arrays["bias"] is None else tensor(arrays["bias"]),
+        scale=arrays["scale"],
+        soft_cap=arrays["soft_cap"],
+        vocabulary=vocabulary,
+    )
+
+
+class Rank:
+    """The student in training, as one rank has it. Made when the ranks meet at `address` and `port`."""
+
+    def __init__(
+        self, config: RunConfig, vocabulary: int, fetch: Fetch, *,
+        rank: int, world: int, address: str, port: int,
+    ):  # fmt: skip
+        self._config, self._vocabulary, self._fetch = config, vocabulary, fetch
+        self._rank, self._world = rank, world
+        self._teacher: Head | None = None
+        self._chunks = Chunks(fetch)
+        device = join(rank, world, address, port)
+        self._engine = DeepSpeedEngine(
+            config.student, config.learner, vocabulary, device, dropout=config.uses_dropout
+        )
+        torch.manual_seed(config.seed + rank)
+        self._runner = StepRunner(
+            self._engine,
+            StepRules(
+                objective=config.objective,
+                temperature=config.rollout.temperature if config.samples_answers else 1.0,
+                max_new_tokens=config.rollout.max_new_tokens,
+                chunk_tokens=config.learner.head_chunk,
+            ),
+        )
+
+    def set_teacher_head(self, arrays: Mapping[str, Any]) -> None:
+        """The teacher's output layer: the fields of common.heads.Head as arrays, and their `dtype`.
+
+        Ranks of one machine share its memory in the object store, unless they compute on a GPU.
+        """
+        self._teacher = head_of(arrays, self._vocabulary, self._engine.device)
+        self._runner.teacher = self._teacher
+
+    def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
+        """See StepRunner.step."""
+        self._chunks.fetch(share.answers)
+        self._chunks.fetch(share.texts)
+        try:
+            return self._runner.step(share, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
+        finally:
+            self._chunks.forget(share.texts)  # met once
+
+    def forget(self) -> None:
+        """Let go of the set of answers, so that the next one finds room in the object store."""
+        self._chunks.forget()
+
+    def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
+        """See measure.measure."""
+        chunks = Chunks(self._fetch)
+        chunks.fetch(hand)
+        return measure(
+            self._engine,
+            hand,
+            chunks.load,
+            teacher=self._teacher,
+            temperature=temperature,
+            chunk_tokens=self._config.learner.head_chunk,
+        )
+
+    def publish(self, version: WeightVersion, put: Put) -> WeightManifest | None:
+        """All weights to where `put` keeps them; the manifest on rank 0."""
+        return publish(
+            self._engine,
+            version,
+            put if self._rank == 0 else None,
+            bucket_bytes=self._config.learner.bucket_mib * MIB,
+            dtype=self._config.rollout.precision,
+        )
+
+    def save(self, folder: str, step: int) -> None:
+        """See checkpoint.save."""
+        checkpoint.save(self._engine, Path(folder), step=step, rank=self._rank, world=self._world)
+
+    def restore(self, folder: str) -> int:
+        """See checkpoint.restore."""
+        self._chunks.forget()
+        return checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
+
+    def export(self, folder: str) -> None:
+        """See checkpoint.export_student."""
+        checkpoint.export_student(self._engine, Path(folder), self._config.student, rank=self._rank)
+
+    def adopt(self, folder: str) -> None:
+        """See checkpoint.adopt."""
+        checkpoint.adopt(self._engine, Path(folder), rank=self._rank)
