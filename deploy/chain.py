@@ -337,7 +337,8 @@ def _refuse_other_settings(chain: Chain) -> None:
     for phase in chain.phases:
         if phase.name in known:
             before, now = _leaves(known[phase.name]["settings"]), _leaves(phase.settings())
-            changed = [key for key in before | now if before.get(key) != now.get(key)]
+            free = phase.kind.free
+            changed = [k for k in before | now if before.get(k) != now.get(k) and k not in free]
             faults += [
                 f"phase {phase.name}: {key} = {now.get(key)}, and it was begun with {before.get(key)}; set it"
                 f" back, delete {phase.out} (and what was made from it), or choose another out"

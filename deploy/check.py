@@ -168,6 +168,12 @@ class _Look:
                 }
         if config.text is not None and config.objective.kind == "lm" and not config.text_alone:
             self._notes.append("text is not used: objective.kind = lm learns from data.train alone")
+        mix = config.rollout.teacher_mix
+        if config.objective.kind == "kd" and config.samples_answers and 0 < mix < 1:
+            self._notes.append(
+                f"kd learns from answers of student and teacher mixed (rollout.teacher_mix = {mix:g});"
+                " GKD's and DistiLLM's are the student's own: rollout.teacher_mix=0"
+            )
         self._compare_with_a_set()
         return self._records, self._notes
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ class EvalFolder:
         file, now = self.path / "config.yaml", config.model_dump(mode="json")
         if file.exists():
             before = yaml.safe_load(file.read_text(encoding="utf-8"))
-            changed = [key for key in now if key not in FREE and now[key] != before.get(key)]
+            changed = [
+                key for key in now if key not in FREE and _matters(now[key]) != _matters(before.get(key))
+            ]
             if changed:
                 raise ConfigError(
                     f"out = {self.path} holds an evaluation with other settings ({', '.join(changed)});"
@@ -70,20 +72,18 @@ class EvalFolder:
         """File of a model's answers to a data set by one seed."""
         return self.path / "answers" / slug(model) / slug(data) / f"seed-{seed}.parquet"
 
-    def keep(self, part: Part, mark: str, metrics: Iterable[str]) -> None:
-        """Write a part, whole or not at all; `mark` tells of what, `metrics` which figures were taken."""
+    def keep(self, part: Part, mark: str) -> None:
+        """Write a part, whole or not at all; `mark` tells of what."""
         target = self._part(part.model, part.data)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".partial")
-        unfinished.write_text(
-            json.dumps({"mark": mark, "metrics": sorted(metrics), **part.to_json()}), encoding="utf-8"
-        )
+        unfinished.write_text(json.dumps({"mark": mark, **part.to_json()}), encoding="utf-8")
         unfinished.replace(target)
 
-    def kept(self, model: str, data: str, mark: str) -> tuple[Part, set[str]] | None:
-        """A part measured earlier and its figures; None if there is none, or model or data are others now."""
+    def kept(self, model: str, data: str, mark: str) -> Part | None:
+        """A part measured earlier; None if there is none, or model or data are others now."""
         found = _read_part(self._part(model, data))
-        return None if found is None or found[2] != mark else found[:2]
+        return None if found is None or found[1] != mark else found[0]
 
     def others(self, known: Collection[tuple[str, str]]) -> list[Part]:
         """Parts of earlier calls on other models and data than those that are `known`."""
@@ -91,11 +91,14 @@ class EvalFolder:
         parts = [found[0] for found in read if found is not None]
         return [part for part in parts if (part.model, part.data) not in known]
 
-    def write(self, rows: Sequence[Row], comparisons: Sequence[Row]) -> None:
-        """results.json, results.parquet and comparisons.json."""
+    def write(self, rows: Sequence[Row]) -> None:
+        """results.json, and the same as results.parquet."""
         _write_json(self.results, rows)
         pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), self.path / "results.parquet")
-        _write_json(self.path / "comparisons.json", comparisons)
+
+    def write_comparisons(self, rows: Sequence[Row]) -> None:
+        """comparisons.json."""
+        _write_json(self.path / "comparisons.json", rows)
 
     def _part(self, model: str, data: str) -> Path:
         return self.path / "parts" / f"{slug(model)}--{slug(data)}.json"
@@ -119,6 +122,13 @@ def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData) -> str:
     return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 
 
+def _matters(section: Any) -> Any:
+    """What of a section decides over figures: not how many actors share the work, nor in which pieces."""
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key not in ("actors", "chunk")}
+
+
 def _files(path: str) -> Any:
     """Names, sizes and times of a file, or of those below a folder; a hub name stands for itself."""
     here = Path(path)
@@ -128,13 +138,13 @@ def _files(path: str) -> Any:
     return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
 
 
-def _read_part(file: Path) -> tuple[Part, set[str], str] | None:
-    """A part, its figures and its mark; None where there is none, or one of another version."""
+def _read_part(file: Path) -> tuple[Part, str] | None:
+    """A part and its mark; None where there is none, or one of another version."""
     if not file.exists():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
     try:
-        return Part.from_json(found), set(found["metrics"]), found["mark"]
+        return Part.from_json(found), found["mark"]
     except (KeyError, TypeError):
         return None
 

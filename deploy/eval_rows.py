@@ -59,6 +59,8 @@ class Part:
 
     model: str
     data: str
+    metrics: tuple[str, ...] = tuple(METRICS)
+    """Which figures were taken."""
     answers: list[AnswerFigures] = field(default_factory=list)
     distinct: dict[int, tuple[float, float]] = field(default_factory=dict)
     """Seed -> (different 4-grams, all 4-grams)."""
@@ -80,6 +82,7 @@ class Part:
         return cls(
             model=kept["model"],
             data=kept["data"],
+            metrics=tuple(kept["metrics"]),
             answers=[AnswerFigures(**one) for one in kept["answers"]],
             distinct={int(seed): (one[0], one[1]) for seed, one in kept["distinct"].items()},
             words=kept["words"],
@@ -106,9 +109,9 @@ BY_LENGTH = ("rouge_l", "exact_match")
 COMPARED = ("rouge_l", "exact_match", "accuracy", "reverse_kl", "forward_kl", "lm_loss", "label_accuracy")
 
 
-def rows_of(part: Part, wanted: Sequence[str] = tuple(METRICS)) -> list[Row]:
-    """All rows of a part, of the metrics that are wanted."""
-    rows: list[Row] = []
+def rows_of(part: Part) -> list[Row]:
+    """All rows of a part."""
+    rows, wanted = list[Row](), part.metrics
     for metric in (m for m in ANSWER_TERMS if m in wanted):
         for bucket, tally in _tallies(part, metric):
             rows += _seed_rows(part, metric, bucket, tally)
@@ -139,14 +142,17 @@ def exposure_rows(model: str, data: str, bias: ExposureBias) -> list[Row]:
     ]
 
 
-def comparisons_of(parts: Sequence[Part], wanted: Sequence[str]) -> list[Row]:
-    """Paired bootstrap tests between any two models on a data set: b minus a on the prompts of both."""
+def comparisons_of(parts: Sequence[Part]) -> list[Row]:
+    """Paired bootstrap tests between any two models on a data set: b minus a on the prompts of both.
+
+    Of the metrics that were taken of both.
+    """
     rows: list[Row] = []
     for n, first in enumerate(parts):
         for second in parts[n + 1 :]:
             if first.data != second.data or first.model == second.model:
                 continue
-            for metric, bucket, one, two in _pairs(first, second, wanted):
+            for metric, bucket, one, two in _pairs(first, second):
                 found = paired_difference(one, two)
                 if found is not None and math.isfinite(found.mean):
                     rows.append(
@@ -160,7 +166,8 @@ def comparisons_of(parts: Sequence[Part], wanted: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _pairs(first: Part, second: Part, wanted: Sequence[str]) -> Iterator[tuple[str, str, Tally, Tally]]:
+def _pairs(first: Part, second: Part) -> Iterator[tuple[str, str, Tally, Tally]]:
+    wanted = set(first.metrics).intersection(second.metrics)
     for metric in COMPARED:
         if metric in ANSWER_TERMS and metric in wanted:
             ours, theirs = dict(_tallies(first, metric)), dict(_tallies(second, metric))

@@ -61,6 +61,55 @@ class _Candidate:
     marks: tuple[str, ...]
 
 
+class _Found:
+    """What is measured: kept by earlier calls, then part by part. results.json always holds all of it."""
+
+    def __init__(self, folder: EvalFolder, candidates: Sequence[_Candidate], wanted: Sequence[str]):
+        self._folder = folder
+        self._asked = [(one.name, task.name) for one in candidates for task in one.tasks]
+        self._parts: dict[tuple[str, str], tuple[Part, list[Row]]] = {}
+        kept = [
+            folder.kept(one.name, task.name, mark)
+            for one in candidates
+            for task, mark in zip(one.tasks, one.marks, strict=True)
+        ]
+        known = [part for part in kept if part is not None]
+        for part in (*known, *folder.others(self._asked)):
+            self._parts[part.model, part.data] = part, rows_of(part)
+        # What lacks a figure is measured again; until then its rows stay.
+        self._whole = {(p.model, p.data) for p in known if set(p.metrics).issuperset(wanted)}
+        self._write()
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._whole
+
+    def __len__(self) -> int:
+        """Of those that were asked for."""
+        return len(self._whole)
+
+    def add(self, part: Part) -> None:
+        """One more; its rows are in the results from now on, whatever comes."""
+        self._parts[part.model, part.data] = part, rows_of(part)
+        self._whole.add((part.model, part.data))
+        self._write()
+
+    def parts(self) -> list[Part]:
+        """All of them: those that were asked for in their order, then those of earlier calls."""
+        return [part for part, _ in self._in_order()]
+
+    def rows(self) -> list[Row]:
+        """As in results.json."""
+        return [row for _, rows in self._in_order() for row in rows]
+
+    def _in_order(self) -> list[tuple[Part, list[Row]]]:
+        asked = [self._parts[key] for key in self._asked if key in self._parts]
+        return asked + [found for key, found in self._parts.items() if key not in self._asked]
+
+    def _write(self) -> None:
+        if self._parts:
+            self._folder.write(self.rows())
+
+
 def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
     """Evaluate, or finish what an earlier call with the same settings began.
 
@@ -76,15 +125,14 @@ def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
         candidates = look(config)
         folder.open(config)
         _tell_drops(candidates, progress)
-        parts = _measure_all(config, folder, candidates, progress)
-    parts += folder.others([(part.model, part.data) for part in parts])
-    wanted = _wanted(config)
-    rows = [row for part in parts for row in rows_of(part, wanted)]
-    comparisons = comparisons_of(parts, wanted)
-    folder.write(rows, comparisons)
+        found = _Found(folder, candidates, _wanted(config))
+        _measure_all(config, folder, candidates, found, progress)
+    parts = found.parts()
+    comparisons = comparisons_of(parts)
+    folder.write_comparisons(comparisons)
     return Evaluation(
         folder=folder,
-        rows=rows,
+        rows=found.rows(),
         comparisons=comparisons,
         notes=[f"{part.model} on {part.data}: {note}" for part in parts for note in part.notes],
         comparison=compare([folder.path], folder.plots),
@@ -193,34 +241,31 @@ def _tell_drops(candidates: Sequence[_Candidate], progress: Progress) -> None:
 
 
 def _measure_all(
-    config: EvalConfig, folder: EvalFolder, candidates: Sequence[_Candidate], progress: Progress
-) -> list[Part]:
-    parts: dict[tuple[str, str], Part] = {}
-    for candidate in candidates:
-        for task, mark in zip(candidate.tasks, candidate.marks, strict=True):
-            kept = folder.kept(candidate.name, task.name, mark)
-            if kept is not None and kept[1].issuperset(_wanted(config)):
-                parts[candidate.name, task.name] = kept[0]
+    config: EvalConfig,
+    folder: EvalFolder,
+    candidates: Sequence[_Candidate],
+    found: _Found,
+    progress: Progress,
+) -> None:
     total = sum(len(candidate.tasks) for candidate in candidates)
-    if parts:
-        progress.say(f"{len(parts)} of {total} pairs of model and data are here already")
-    if len(parts) < total:
+    if len(found):
+        progress.say(f"{len(found)} of {total} pairs of model and data are here already")
+    if len(found) < total:
         with cluster(config.cluster) as dashboard:
             if dashboard:
                 progress.say(f"Ray dashboard: {dashboard}")
-            progress.start_steps(len(parts), total)
+            progress.start_steps(len(found), total)
             shared = TeacherAnswers()
             for candidate in candidates:
                 missing = [
                     (task, mark)
                     for task, mark in zip(candidate.tasks, candidate.marks, strict=True)
-                    if (candidate.name, task.name) not in parts
+                    if (candidate.name, task.name) not in found
                 ]
                 if missing:
                     for part in _measure_model(config, folder, candidate, missing, shared, progress):
-                        parts[part.model, part.data] = part
-                        progress.step(len(parts))
-    return [parts[candidate.name, task.name] for candidate in candidates for task in candidate.tasks]
+                        found.add(part)
+                        progress.step(len(found))
 
 
 def _measure_model(
@@ -244,11 +289,11 @@ def _measure_model(
         for task, mark in missing:
             kept = folder.kept(candidate.name, task.name, mark)
             # What an earlier call measured stays, and is measured with the rest.
-            metrics = {*_wanted(config), *(kept[1] if kept is not None else ())}
+            metrics = {*_wanted(config), *(kept.metrics if kept is not None else ())}
             whole = config.model_copy(update={"metrics": tuple(sorted(metrics))})
             part = Examination(
                 whole, folder, candidate.name, task, players, progress, shared,
                 compares=candidate.compares, vocabulary=candidate.vocabulary,
             ).at_all()  # fmt: skip
-            folder.keep(part, mark, metrics)
+            folder.keep(part, mark)
             yield part

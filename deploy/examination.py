@@ -19,7 +19,7 @@ from ..actors.evaluation.calibration import label_probabilities
 from ..actors.evaluation.exposure import Divergences, exposure_bias
 from ..actors.measurer import PassageMeasure
 from ..actors.pool import Chunk, pieces_of
-from ..common.eval_config import NEED_ANSWERS, EvalConfig
+from ..common.eval_config import METRICS, NEED_ANSWERS, NEED_REFERENCES, EvalConfig
 from ..common.messages import SamplingSpec
 from .eval_cast import EvalCast
 from .eval_data import Task
@@ -53,7 +53,8 @@ class Examination:
         self._config, self._folder, self._task, self._compares = config, folder, task, compares
         self._shared, self._progress, self._players = shared, progress, players
         self._vocabulary = vocabulary
-        self._part = Part(model=model, data=task.name)
+        taken = tuple(metric for metric in METRICS if config.wants(metric))
+        self._part = Part(model=model, data=task.name, metrics=taken)
 
     def at_all(self) -> Part:
         """Every figure that the settings want and the data allow."""
@@ -64,9 +65,9 @@ class Examination:
         elif samples_answers(self._config, task):
             part.words = {p.id: num_words(p.references[0]) for p in task.prompts if p.references}
             self._answer()
-            self._note_what_is_missing()
         if self._config.wants("lm_loss") and task.given and not task.is_classification:
             self._read_given()
+        self._note_what_is_missing()
         return part
 
     def _phase(self, what: str) -> None:
@@ -175,11 +176,20 @@ class Examination:
 
     def _note_what_is_missing(self) -> None:
         """What a reader of the rows would look for in vain."""
-        part, bare = self._part, sum(not prompt.references for prompt in self._task.prompts)
-        if bare:
+        config, task, part = self._config, self._task, self._part
+        bare = sum(not prompt.references for prompt in task.prompts)
+        if bare and (config.wants("lm_loss") or any(config.wants(metric) for metric in NEED_REFERENCES)):
             part.notes.append(
-                f"{bare} of {len(self._task.prompts)} prompts have no reference: they count in no text score"
+                f"{bare} of {len(task.prompts)} prompts have no reference: they count in no text score"
+                " and not in lm_loss"
             )
+        for metric in config.metrics or ():  # asked for by name
+            if task.is_classification and metric in (*NEED_ANSWERS, "lm_loss"):
+                part.notes.append(f"{metric} is not taken: models choose among label words here")
+            elif metric == "calibration" and not task.is_classification:
+                part.notes.append("calibration is not taken: the data set has no column of choices")
+            elif metric == "accuracy" and task.rule is None:
+                part.notes.append("accuracy is not taken: the data set has no rule (extract) for verdicts")
         filled = {length_bucket(words) for words in part.words.values()}
         for bucket in (b for b in LENGTH_BUCKETS if part.words and b not in filled):
             part.notes.append(

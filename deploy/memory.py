@@ -18,6 +18,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MIB, GIB = 1 << 20, 1 << 30
 RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "writer": 600 * MIB}
 """What a role holds beside models and caches: Python, Ray, torch, and the engine of vLLM; measured."""
+CHUNK_TENSORS = {"jsd": 4, "skew_kl": 4, "skew_reverse_kl": 4, "atkd": 5, "akl": 8}
+"""[chunk, vocabulary] tensors that a divergence holds at a time, read off its code; 2 if it is not here."""
 PARTS = ("student", "teacher", "gradients", "optimiser", "activations", "KV cache", "buckets", "runtime")
 """Columns of the plan, in order. A learner's "teacher" is the frozen output layer alone."""
 
@@ -163,5 +165,6 @@ def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
         if learner.gradient_checkpointing
         else layer * student.layers
     )
-    chunks = 2 * learner.head_chunk * vocabulary * 4 + student.head_parameters * 4
+    tensors = CHUNK_TENSORS.get(config.objective.divergence, 2) if config.objective.kind == "kd" else 2
+    chunks = tensors * learner.head_chunk * vocabulary * 4 + student.head_parameters * 4
     return tokens * kept * size + chunks

@@ -47,6 +47,8 @@ class Kind:
     """What later phases can start from, below the phase's folder."""
     trains: bool = False
     """Whether what it makes is a model like config.student."""
+    free: tuple[str, ...] = ()
+    """Settings, beside where it runs and writes, that it may have otherwise when it is gone on with."""
     look: Callable[[Any, Mapping[str, ModelConfig], set[str]], Plan | None] | None = None
     """Check models and data; `models` stand for settings, `later` names data that are not there yet. None =
     they are looked at when the phase's turn comes."""
@@ -199,11 +201,12 @@ KINDS: dict[str, Kind] = {
         read=_read_generation, run=generate.generate, told=_answers_told, config=lambda asked: asked.config,
         look=_look_at_generation, makes=(ANSWERS,),
         options={"by": ("teacher", "student"), "keep_cut": (False, True)},
+        free=("rollout.actors", "rollout.chunk"),
     ),
     "eval": Kind(
         read=_read_eval, run=api.evaluate, told=evaluate.report_evaluation, config=lambda asked: asked,
         look=_look_at_eval,
-        makes=("results.json",),
+        makes=("results.json",), free=("engine.actors", "engine.chunk", "scoring.actors"),
     ),
 }  # fmt: skip
 """`do` of a phase -> what that means."""

@@ -20,7 +20,16 @@ from ..common.metrics import CATALOGUE
 
 PANELS: dict[str, tuple[str, ...]] = {
     "quality": ("validation/reverse_kl", "validation/rouge_l", "validation/exact_match", "validation/loss"),
-    "learning": ("learner/reverse_kl", "learner/loss", "learner/grad_norm", "learner/lr"),
+    "learning": (
+        "learner/reverse_kl",
+        "learner/forward_kl",
+        "learner/divergence",
+        "learner/answer_nll",
+        "learner/text_loss",
+        "learner/loss",
+        "learner/grad_norm",
+        "learner/lr",
+    ),
     "health": (
         "rollout/answer_tokens",
         "rollout/eos_rate",

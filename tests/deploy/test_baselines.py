@@ -63,6 +63,23 @@ def test_a_baseline_sets_what_was_published(name):
         assert value == expected, key
 
 
+def test_all_baselines_learn_from_the_same_records_and_none_from_the_test_set():
+    runs = [run_of(name) for name in METHODS if name not in ("seqkd", "seqkd_reference")]
+    runs += [load_chain(FILES[name]).phases[0].asked.config for name in ("seqkd", "seqkd_reference")]
+    whole = load_chain(FILES["whole"]).phases
+    runs += [phase.asked for phase in whole[:-1]]
+    assert {run.data.train and run.data.train.split for run in runs} == {"train[1500:]"}
+    assert {run.data.validation.split for run in runs if run.data.validation} == {"train[:1000]"}
+    assert whole[-1].asked.data[0].split == "train[1000:1500]"
+
+
+def test_the_whole_chain_distils_as_the_run_file_of_minillm_does():
+    whole = {phase.name: phase.asked for phase in load_chain(FILES["whole"]).phases}["minillm"]
+    alone = run_of("minillm")
+    for part in ("objective", "text", "learner"):
+        assert getattr(whole, part) == getattr(alone, part), part
+
+
 def test_the_two_kinds_of_seqkd_learn_from_answers_drawn_in_one_way():
     drawn = [load_chain(FILES[name]).phases[0].settings() for name in ("seqkd", "seqkd_reference")]
     assert drawn[0] == drawn[1]

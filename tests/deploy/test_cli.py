@@ -18,6 +18,7 @@ COMMANDS = (
     "train",
     "sft",
     "generate",
+    "eval",
     "compare",
     "resume",
     "check",

@@ -126,7 +126,9 @@ def test_what_an_evaluation_writes_is_what_is_read(tmp_path):
     parts = [part("first", 0.0), part("second", 5.0)]
     rows = [one for each in parts for one in rows_of_part(each)]
     (tmp_path / "e").mkdir()
-    EvalFolder(tmp_path / "e").write(rows, comparisons_of(parts, ["rouge_l"]))
+    folder = EvalFolder(tmp_path / "e")
+    folder.write(rows)
+    folder.write_comparisons(comparisons_of(parts))
     found = compare([tmp_path / "e"], tmp_path / "out")
     assert {path.stem for path in found.pictures} == {"reliability", "length_buckets"}
     text = text_of(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from minillm_ray.actors.evaluation.buckets import ALL
@@ -89,11 +90,13 @@ def test_calibration_comes_with_its_diagram():
 
 
 def test_only_figures_that_are_wanted_have_rows():
-    assert {row["metric"] for row in rows_of(part("m"), ["rouge_l"])} == {"rouge_l"}
+    alone = replace(part("m"), metrics=("rouge_l",))
+    assert {row["metric"] for row in rows_of(alone)} == {"rouge_l"}
 
 
 def test_two_models_are_compared_prompt_by_prompt():
-    tests = comparisons_of([part("a"), part("b", more=5.0)], ["rouge_l", "lm_loss", "calibration"])
+    few = replace(part("b", more=5.0), metrics=("rouge_l", "lm_loss", "calibration"))
+    tests = comparisons_of([part("a"), few])
     row = next(t for t in tests if (t["metric"], t["bucket"]) == ("rouge_l", ALL))
     assert (row["a"], row["b"], row["difference"]) == ("a", "b", pytest.approx(5))
     assert row["low"] == row["high"] == pytest.approx(5)  # each prompt gained as much
@@ -103,8 +106,8 @@ def test_two_models_are_compared_prompt_by_prompt():
 
 def test_a_part_comes_back_from_its_folder_unless_its_mark_changed(tmp_path):
     folder = EvalFolder(tmp_path)
-    folder.keep(part("a/b"), "mark", ["rouge_l"])
-    assert folder.kept("a/b", "asked", "mark") == (part("a/b"), {"rouge_l"})
+    folder.keep(part("a/b"), "mark")
+    assert folder.kept("a/b", "asked", "mark") == part("a/b")
     assert folder.others([]) == [part("a/b")]
     assert folder.others([("a/b", "asked")]) == []
     assert folder.kept("a/b", "asked", "another") is None

@@ -59,3 +59,38 @@ def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all
     assert set(seqkd.result.memory) == {"driver", "writer", "learner-0"}
     assert (tmp_path / "chain" / "seqkd" / "best" / "model.safetensors").exists()
     assert [done.result for done in run_chain(load_chain(tmp_path / "chain.yaml"))] == [None, None]
+
+
+def test_fine_tuning_distillation_and_evaluation_run_from_one_file(
+    ray_cluster, tiny_pair, questions, tmp_path
+):
+    teacher, student = tiny_pair
+    run = tiny_run(
+        teacher, student, questions, tmp_path / "run", learner={"ranks": 1, "steps": 1, "inner_epochs": 1}
+    )
+    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"out"}))
+    phases = {
+        "sft": {"do": "sft"},
+        "minillm": {"do": "train", "student": {"path": "${out}/sft/last"}},
+        "eval": {
+            "do": "eval",
+            "models": ["${out}/sft/last", "${out}/minillm/last"],
+            "data": [{"path": str(questions), "limit": 6}],
+            "metrics": ["rouge_l", "reverse_kl"],
+            "engine": {"actors": 2, "chunk": 3},
+            "seeds": 1,
+        },
+    }
+    chain = {"out": str(tmp_path / "chain"), "base": base, "phases": phases}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
+
+    *_, evaluated = run_chain(load_chain(tmp_path / "chain.yaml"))
+    rows = json.loads((tmp_path / "chain" / "eval" / "results.json").read_text())
+    means = {
+        (row["model"], row["metric"]): row for row in rows if (row["seed"], row["bucket"]) == (None, "all")
+    }
+    assert set(means) == {(m, k) for m in ("sft/last", "minillm/last") for k in ("rouge_l", "reverse_kl")}
+    assert all(row["n"] == 6 and row["value"] is not None for row in means.values())
+    assert rows == evaluated.result.rows
+    assert means["sft/last", "reverse_kl"]["value"] != means["minillm/last", "reverse_kl"]["value"]
+    assert [done.result for done in run_chain(load_chain(tmp_path / "chain.yaml"))] == [None, None, None]
