@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No search for garbage while libraries are imported, nor later through what they left.
+    """No search for garbage while libraries are imported.
 
     An import makes hundreds of thousands of objects that stay; to look through them again and again takes a
     fifth of its time.
@@ -19,6 +19,5 @@ def collector_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
         if was_on:
             gc.enable()

@@ -48,7 +48,10 @@ class Cast:
         self._teachers = Pool.of(
             [self._teacher(n, plan, reserved) for n in reserved.names("teacher")], "teacher"
         )
-        wait_for(self._all(), config.cluster.start_timeout_s)
+
+    def come_up(self) -> None:
+        """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
+        wait_for(self._all(), self._config.cluster.start_timeout_s)
         self.learner.ready()
         if self._teachers.actors:
             self.learner.set_teacher_head(self._teachers.actors[0].head.remote())
@@ -154,6 +157,7 @@ def cast(config: RunConfig, plan: Plan, folder: RunFolder) -> Iterator[Cast]:
     try:
         players = Cast(config, plan, folder, reserved)
         try:
+            players.come_up()
             yield players
         finally:
             players.stop()

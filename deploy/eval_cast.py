@@ -54,7 +54,11 @@ class EvalCast:
             ],
             "measurer",
         )
-        wait_for(self._all(), config.cluster.start_timeout_s)
+        self._timeout_s = config.cluster.start_timeout_s
+
+    def come_up(self) -> None:
+        """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
+        wait_for(self._all(), self._timeout_s)
 
     def _all(self) -> list[Any]:
         return [self._grader, *self._rollouts.actors, *self._measurers.actors]
@@ -138,6 +142,7 @@ def eval_cast(
     try:
         players = EvalCast(config, model, vocabulary, reserved, compares)
         try:
+            players.come_up()
             yield players
         finally:
             players.stop()

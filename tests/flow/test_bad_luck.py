@@ -118,5 +118,10 @@ def test_a_teacher_with_damaged_weights_is_refused_as_itself(ray_cluster, questi
     teacher = tiny_model("llama", tmp_path / "teacher")
     poison(teacher, "abcdefghijklmnopqrstuvwxyz")
     config = tiny_run(teacher, student, questions, tmp_path / "run", rollout={"teacher_mix": 0.0})
-    with pytest.raises(ModelError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite") as held:
         train(config)
+    # While somebody still holds the error, and with it the frames that began the run.
+    deadline = time.monotonic() + 20
+    while (left := ray.util.list_named_actors()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left, held
