@@ -17,8 +17,8 @@ help:
 	@echo '  make lint          ruff and pyright'
 	@echo '  make format        let ruff put imports and lines in order'
 	@echo '  make demo-models   train the two small models that the demo begins with, from nothing'
-	@echo '  make bench         ours against TRL and against bare loops, as ratios (two hours; ONLY=head for one part)'
-	@echo '  make pilot         six methods, three seeds, two small pairs: the pilot of the study (an hour, resumable)'
+	@echo '  make bench         ours against TRL and against bare loops, as ratios (long; ONLY=head for one part)'
+	@echo '  make pilot         six methods, three seeds, two small pairs: the pilot of the study (77 minutes, resumable)'
 	@echo '  make constraints   write constraints-cpu.txt anew from .venv'
 	@echo '  make clean         remove caches, build leftovers and runs/demo'
 
@@ -54,7 +54,7 @@ bench: setup
 	$(BIN)/python -m minillm_ray.benchmarks $(ONLY)
 
 pilot: setup
-	$(BIN)/python benchmarks/pilot
+	$(BIN)/python -m minillm_ray.benchmarks.pilot
 
 constraints: setup
 	@{ sed -n '/^#/p' constraints-cpu.txt; \

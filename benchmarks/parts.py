@@ -12,8 +12,8 @@ from typing import Any
 from .ground import MICRO_BATCH, Cell, Files, Values
 
 BARE = Path(__file__).parent / "bare"
-PROMPT_TOKENS = 60
-"""About what the prompts have with SmolLM2's chat template around them."""
+PROMPT_TOKENS = 43
+"""Mean of the prompts' lengths with SmolLM2's chat template around them (38 to 52)."""
 
 
 def bare(script: str, *arguments: Any) -> Values:

@@ -1,8 +1,8 @@
 """Token sequences of unlike length as the rows of one forward pass, with few slots wasted.
 
 Sequences share rows: behind the end of one the next begins, its positions counted from 0 again. transformers
-knows such rows by their positions and lets no token look into another sequence. Rows are little longer than
-the longest sequence, so attention, which grows with the length of a row, costs about what it did.
+knows such rows by their positions and lets no token look into another sequence. A row is at most twice as
+long as the longest sequence, since attention costs as much per token as its row is long.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pack(sequences: Sequence[npt.NDArray[np.int32]], *, together: bool) -> Packe
             tried = int(share * max(lengths, default=1))
             fitted = _first_fit(lengths, tried)
             wide = max((o + n for o, n in zip(fitted[1], lengths, strict=True)), default=1)
-            if (_count(fitted[0])) * wide < GAIN * _count(rows) * size:
+            if _count(fitted[0]) * wide < GAIN * _count(rows) * size:
                 rows, offsets, size = *fitted, wide
     ids = np.zeros((_count(rows), size), np.int64)
     alone = rows == list(range(len(lengths)))

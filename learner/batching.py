@@ -60,7 +60,7 @@ def name_of(sample: Scored | Passage) -> str:
     return f"{passage.prompt_id}#{passage.sample}" if isinstance(passage, Rollout) else passage.prompt_id
 
 
-def pad(
+def batch_of(
     samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool, together: bool = False
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.

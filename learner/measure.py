@@ -14,7 +14,7 @@ from torch import Tensor
 from ..common import divergence
 from ..common.heads import Head
 from ..common.messages import AnswerMeasure, Passage, Rollout, Scored
-from .batching import Batch, pad, passage_of
+from .batching import Batch, batch_of, passage_of
 from .dealing import Hand
 from .step import Load, TrainEngine, teacher_hidden
 
@@ -37,7 +37,7 @@ def measure(
     for micro_batch in hand.micro_batches:
         samples = [load(item) for item in micro_batch]
         compares = teacher is not None and all(_has_hidden(sample) for sample in samples)
-        batch = pad(samples, engine.device, hidden=compares, together=engine.together)
+        batch = batch_of(samples, engine.device, hidden=compares, together=engine.together)
         found = _measured(engine, batch, teacher if compares else None, temperature, chunk_tokens)
         records += _records(samples, batch, found)
     return records

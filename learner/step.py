@@ -21,7 +21,7 @@ from ..common.heads import Head
 from ..common.messages import Passage, Scored
 from ..common.metrics import CATALOGUE, Metrics
 from ..common.objective import ObjectiveConfig
-from .batching import Batch, pad, pad_answers
+from .batching import Batch, batch_of, pad_answers
 from .dealing import Item, Share
 from .divergences import Divergence, DoubtSplit
 from .fused_head import FusedLoss, fused_loss
@@ -174,7 +174,7 @@ class StepRunner:
         fresh: bool,
     ) -> None:
         objective = self._rules.objective
-        batch = self._pad(samples, hidden=objective.needs_teacher_hidden)
+        batch = self._batch(samples, hidden=objective.needs_teacher_hidden)
         sampled = hard = weights = None
         if facts.split is not None:
             given = [doubts(sample) for sample in samples] or [torch.zeros(0)]
@@ -206,7 +206,7 @@ class StepRunner:
     def _learn_text(self, samples: Sequence[Scored | Passage], divisor: int, sums: _Sums) -> None:
         objective = self._rules.objective
         divergence = text_divergence(objective)
-        batch = self._pad(samples, hidden=divergence is not None)
+        batch = self._batch(samples, hidden=divergence is not None)
         fused = self._fused(batch, text_loss(objective), divergence, divisor, 1.0)
         loss = fused.loss * objective.lm_coef
         self._engine.backward(loss)
@@ -214,8 +214,8 @@ class StepRunner:
         sums.add("loss", loss.detach())
         sums.add("text", fused.loss.detach() * divisor)
 
-    def _pad(self, samples: Sequence[Scored | Passage], *, hidden: bool) -> Batch:
-        return pad(samples, self._engine.device, hidden=hidden, together=self._engine.together)
+    def _batch(self, samples: Sequence[Scored | Passage], *, hidden: bool) -> Batch:
+        return batch_of(samples, self._engine.device, hidden=hidden, together=self._engine.together)
 
     def _fused(
         self,
@@ -325,7 +325,7 @@ def doubts(sample: Scored | Passage) -> Tensor:
 
 
 def _names(samples: Sequence[Scored | Passage]) -> list[str]:
-    return list(pad(samples, torch.device("cpu"), hidden=False).names)
+    return list(batch_of(samples, torch.device("cpu"), hidden=False).names)
 
 
 def _not_finite(batch: Batch, fused: FusedLoss) -> list[str]:

@@ -1,4 +1,4 @@
-"""The pilot of the study in one command: python benchmarks/pilot [--out runs/pilot] [--pair dolly stories]
+"""The pilot of the study in one command: python -m minillm_ray.benchmarks.pilot [--pair dolly stories]
 
 Six methods by three training seeds on two pairs of teacher and student, all with as many trained positions;
 then one evaluation of each pair. Every step is kept: the same command goes on where it was stopped. Results
@@ -15,14 +15,15 @@ import platform
 import time
 from pathlib import Path
 
-import chains
 import yaml
-from data import prepare_dolly, prepare_stories
-from minillm_ray.deploy.api import resume
-from minillm_ray.deploy.chain import load_chain, run_chain
-from minillm_ray.deploy.pretrain import Shape, pretrain
 from rich.console import Console
-from verdict import verdict
+
+from ...deploy.api import resume
+from ...deploy.chain import load_chain, run_chain
+from ...deploy.pretrain import Shape, pretrain
+from . import chains
+from .data import prepare_dolly, prepare_stories
+from .verdict import verdict
 
 TEACHER = Shape(layers=6, width=256, vocabulary=4000)
 STUDENT = Shape(layers=3, width=128, vocabulary=4000)
@@ -83,7 +84,9 @@ def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m minillm_ray.benchmarks.pilot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
     parser.add_argument(

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minillm_ray.common.errors import DataError
-from minillm_ray.deploy.models import cut_model
-from minillm_ray.deploy.recipes import stories
-from minillm_ray.deploy.recipes.label_words import sst2
+from ...common.errors import DataError
+from ...deploy.models import cut_model
+from ...deploy.recipes import stories
+from ...deploy.recipes.label_words import sst2
 
 MOST_WORDS = 24
 """Of an answer, so that it fits into 48 tokens of a small vocabulary."""

@@ -1,4 +1,7 @@
-"""The pilot's results as Markdown tables, for docs/study.md: python benchmarks/pilot/tables.py PILOT.json"""
+"""The pilot's results as Markdown tables, for docs/study.md.
+
+python -m minillm_ray.benchmarks.pilot.tables PILOT.json
+"""
 
 from __future__ import annotations
 

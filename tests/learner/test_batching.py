@@ -10,7 +10,7 @@ import pytest
 import torch
 from minillm_ray.common.errors import DataError
 from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
-from minillm_ray.learner.batching import as_tensor, pad, pad_answers
+from minillm_ray.learner.batching import as_tensor, batch_of, pad_answers
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ PAIR = [scored("a", [5, 6, 7], [0, 9]), scored("b", [4], [8, 0, 3, 1])]
 
 
 def test_each_position_predicts_its_target() -> None:
-    batch = pad(PAIR, CPU, hidden=True)
+    batch = batch_of(PAIR, CPU, hidden=True)
     assert batch.ids.tolist() == [[5, 6, 7, 0, 9], [4, 8, 0, 3, 1]]
     assert batch.targets.tolist() == [0, 9, 8, 0, 3, 1]
     assert batch.ids.flatten()[batch.positions + 1].tolist() == batch.targets.tolist()
@@ -49,7 +49,7 @@ def test_each_position_predicts_its_target() -> None:
 
 
 def test_hidden_states_stand_at_their_answers_positions() -> None:
-    batch = pad(PAIR, CPU, hidden=True)
+    batch = batch_of(PAIR, CPU, hidden=True)
     assert batch.teacher_hidden is not None
     for row, sample in enumerate(PAIR):
         assert sample.hidden is not None
@@ -69,7 +69,7 @@ def test_the_reward_temperature_chooses_the_teachers_logprobs() -> None:
 
 
 def test_an_empty_micro_batch_is_a_row_without_positions() -> None:
-    batch = pad([], CPU, hidden=True)
+    batch = batch_of([], CPU, hidden=True)
     assert batch.ids.shape == (1, 1)
     assert len(batch.positions) == len(batch.targets) == len(batch.lengths) == 0
     assert batch.teacher_hidden is None
@@ -84,15 +84,15 @@ def test_bfloat16_travels_as_the_bits_of_uint16() -> None:
         warnings.simplefilter("error")
         assert torch.equal(as_tensor(bits, "bfloat16"), values)
     sample = replace(scored("a", [5], [1, 2]), hidden=bits, hidden_dtype="bfloat16")
-    assert torch.equal(pad([sample], CPU, hidden=True).teacher_hidden, values)  # pyright: ignore
+    assert torch.equal(batch_of([sample], CPU, hidden=True).teacher_hidden, values)  # pyright: ignore
 
 
 def test_what_a_loss_needs_and_did_not_get_is_said_by_name() -> None:
     passage = Passage(prompt_id="given/1", prompt_ids=np.ones(2, np.int32), answer_ids=np.ones(2, np.int32))
     with pytest.raises(DataError, match=r"given/1.*hidden"):
-        pad([passage], CPU, hidden=True)
+        batch_of([passage], CPU, hidden=True)
     with pytest.raises(DataError, match=r"given/1.*minillm"):
         pad_answers([passage], CPU, "one")
     empty = replace(passage, answer_ids=np.zeros(0, np.int32))
     with pytest.raises(DataError, match="given/1: 2 prompt tokens and 0 answer tokens"):
-        pad([empty], CPU, hidden=False)
+        batch_of([empty], CPU, hidden=False)

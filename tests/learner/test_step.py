@@ -14,7 +14,7 @@ from minillm_ray.common.heads import Head, final_hidden, read_head
 from minillm_ray.common.messages import Passage, Rollout, Scored
 from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.common.objective import ObjectiveConfig
-from minillm_ray.learner.batching import Batch, pad
+from minillm_ray.learner.batching import Batch, batch_of
 from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.rank import head_of
@@ -135,7 +135,7 @@ def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: Obje
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objective: ObjectiveConfig) -> None:
-    batch = pad(scene.samples, CPU, hidden=False, together=True)
+    batch = batch_of(scene.samples, CPU, hidden=False, together=True)
     assert batch.places is not None
     assert len(batch.ids) < len(scene.samples)
     padded = PlainEngine(scene, together=False)

@@ -16,7 +16,7 @@ from minillm_ray.common.heads import Head
 from minillm_ray.common.messages import AnswerMeasure, Passage, WeightVersion
 from minillm_ray.common.weights import views
 from minillm_ray.learner import checkpoint
-from minillm_ray.learner.batching import pad
+from minillm_ray.learner.batching import batch_of
 from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.deepspeed_engine import DeepSpeedEngine, join
 from minillm_ray.learner.fused_head import FusedLoss
@@ -157,7 +157,7 @@ def step_on_infinity(
         return FusedLoss(loss=loss, divergence=nothing, logprobs=nothing, figures={})
 
     some = Passage(prompt_id="x", prompt_ids=np.ones(1, np.int32), answer_ids=np.ones(4, np.int32))
-    batch = pad([some], torch.device("cpu"), hidden=False)
+    batch = batch_of([some], torch.device("cpu"), hidden=False)
     learner.engine.backward(learner.engine.run(batch, use, train=True).loss)
     norm = learner.engine.step()
     after = learner.weights()
