@@ -1,7 +1,7 @@
 """All benchmarks, or those that are named: python -m minillm_ray.benchmarks [race parts head start].
 
-Nothing else should run meanwhile. Ratios go to benchmarks/results/latest.json beside the raw times behind
-them and the hardware; what is not measured in this call stays there as it was.
+Nothing else should run meanwhile. Ratios, all of this one call, go to benchmarks/results/latest.json: the
+worst of the cells each, then by cell, beside the raw times behind them and the hardware.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ LATEST = Path(__file__).parent / "results" / "latest.json"
 HEAD, BODY = 49152 * 576, 10 * 3_540_096
 """Weights of the student's (and the teacher's) output layer, and of the student's ten layers."""
 WHAT = ("race", "parts", "head", "start")
+COSTS = ("mixing_cost", "iteration_vs_sum_of_parts", "weight_update_vs_load", "weight_update_share")
+"""Ratios that are worse where they are larger."""
 
 
 def main() -> None:
     """Measure what is asked for and merge it into what is known."""
     args = _arguments()
-    known: Values = json.loads(LATEST.read_text(encoding="utf-8")) if LATEST.exists() else {}
-    raw: Values = known.get("raw", {})
+    raw: Values = {}
+    report: Values = {}
     for what in args.what:
         began = time.monotonic()
         if what == "head":
@@ -40,14 +42,14 @@ def main() -> None:
         else:
             for name in args.cells:
                 raw.setdefault(what, {})[name] = _of_cell(what, CELLS[name], args)
-        known = {
-            **ratios(raw),
+        print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        report = ratios(raw) | {
+            "rounds": args.rounds,
             "machine": fused_head.hardware() | {"at": time.strftime("%Y-%m-%d")},
             "raw": raw,
         }
-        LATEST.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print(json.dumps({key: value for key, value in known.items() if key != "raw"}, indent=1))
+        LATEST.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: value for key, value in report.items() if key != "raw"}, indent=1))
 
 
 def _of_cell(what: str, cell: Cell, args: argparse.Namespace) -> Values:
@@ -58,8 +60,20 @@ def _of_cell(what: str, cell: Cell, args: argparse.Namespace) -> Values:
 
 
 def ratios(raw: Values) -> Values:
-    """The numbers of a report from the times behind them, for each cell that has them; ours over theirs."""
-    found: Values = {}
+    """The numbers of a report from the times behind them: the worst of the cells, and `by_cell`."""
+    by_cell = _by_cell(raw)
+    found: Values = {
+        key: (max if key in COSTS else min)(of_cell.values()) for key, of_cell in by_cell.items()
+    }
+    if "head" in raw:
+        found["fused_peak_memory"] = raw["head"]["memory_ratio"]
+    if "start" in raw:
+        found["import_vs_python"] = raw["start"]["import_s"] / raw["start"]["python_s"]
+    return found | {"by_cell": by_cell}
+
+
+def _by_cell(raw: Values) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
     for cell, runs in raw.get("race", {}).items():
         speed = {name: run["trained_tokens_per_s"] for name, run in runs.items()}
         for key, our_name, their_name in (
@@ -77,10 +91,6 @@ def ratios(raw: Values) -> Values:
         if "ours_minillm" in runs:
             both = alone["sample_student"]["seconds"] + alone["sample_teacher"]["seconds"]
             found.setdefault("mixing_cost", {})[cell] = runs["ours_minillm"]["parts"]["rollout/set_s"] / both
-    if "head" in raw:
-        found["fused_peak_memory"] = raw["head"]["memory_ratio"]
-    if "start" in raw:
-        found["import_vs_python"] = raw["start"]["import_s"] / raw["start"]["python_s"]
     return found
 
 

@@ -1,0 +1,52 @@
+"""What the benchmarks make of the times they took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from minillm_ray.benchmarks.__main__ import ratios
+
+
+def run(speed: float, **parts: float) -> dict[str, Any]:
+    seconds = {"rollout/set_s": 2.0, "teacher/set_s": 3.0, "learner/step_s": 5.0}
+    moved = {"weights/publish_s": 0.1, "weights/load_s": 0.3}
+    return {"trained_tokens_per_s": speed, "seconds": 12.0, "parts": seconds | moved | parts}
+
+
+ALONE = {
+    "peak": {"gflops": 200.0},
+    "sample_student": {"seconds": 1.9},
+    "sample_teacher": {"seconds": 4.1},
+    "score": {"seconds": 2.7},
+    "step": {"seconds": 4.0},
+    "load": {"seconds": 0.2},
+}
+
+
+def test_each_ratio_is_that_of_its_worst_cell_and_all_cells_are_told() -> None:
+    small = {"ours_reverse_kl": run(90.0), "distillation": run(60.0)}
+    large = {"ours_reverse_kl": run(80.0), "distillation": run(100.0)}
+    found = ratios({"race": {"small": small, "large": large}})
+    assert found["race_distillation"] == pytest.approx(0.8)
+    assert found["by_cell"]["race_distillation"] == pytest.approx({"small": 1.5, "large": 0.8})
+    assert "race_gkd" not in found
+
+
+def test_parts_are_held_against_the_bare_loops_that_ran_beside_them() -> None:
+    mixed = run(1.0, **{"rollout/set_s": 5.4})
+    raw = {"race": {"small": {"ours_reverse_kl": run(1.0), "ours_minillm": mixed}}, "parts": {"small": ALONE}}
+    found = ratios(raw)
+    assert found["rollout_vs_bare"] == pytest.approx(0.95)
+    assert found["scoring_vs_bare"] == pytest.approx(0.9)
+    assert found["learner_vs_bare"] == pytest.approx(0.8)
+    assert found["mixing_cost"] == pytest.approx(0.9)
+    assert found["iteration_vs_sum_of_parts"] == pytest.approx(12 / 8.8)
+    assert found["weight_update_vs_load"] == pytest.approx(2.0)
+    assert found["weight_update_share"] == pytest.approx(0.4 / 12)
+    assert 0 < found["learner_peak_share"] < 1
+
+
+def test_what_was_not_measured_has_no_ratio() -> None:
+    assert ratios({}) == {"by_cell": {}}
+    assert ratios({"start": {"python_s": 0.02, "import_s": 0.03}})["import_vs_python"] == pytest.approx(1.5)
