@@ -111,13 +111,20 @@ def _minillm(args: Any, shared: Values, given: Values, chats: list[Any]) -> Any:
     from datasets import Dataset
     from trl.experimental.minillm import MiniLLMConfig, MiniLLMTrainer  # pyright: ignore[reportMissingImports]
 
+    class Reusing(MiniLLMTrainer):
+        """Leaves the kept answers as they are: 1.14.2 writes a loss's graph into them, and so cannot learn from
+        them a second time (num_iterations > 1 ends in autograd's "backward through the graph a second time")."""
+
+        def compute_loss(self, model: Any, inputs: Values, *rest: Any, **more: Any) -> Any:
+            return super().compute_loss(model, dict(inputs), *rest, **more)
+
     # It is built on GRPO, which does not take one answer to a prompt: two to each of half as many prompts.
     config = MiniLLMConfig(
         **shared, max_completion_length=args.tokens, num_generations=2, num_iterations=args.inner_epochs,
         generation_kwargs={"min_new_tokens": args.tokens}, beta=0.0, top_p=1.0, top_k=0, logging_steps=1,
         gamma=1.0, length_normalization=True, rkl_advantage=True, single_step_decomposition=True,
     )  # fmt: skip
-    return MiniLLMTrainer(args=config, train_dataset=Dataset.from_dict({"prompt": chats}), **given)
+    return Reusing(args=config, train_dataset=Dataset.from_dict({"prompt": chats}), **given)
 
 
 def _last_loss(trainer: Any) -> float | None:
