@@ -27,7 +27,7 @@ from .verdict import verdict
 
 TEACHER = Shape(layers=6, width=256, vocabulary=4000)
 STUDENT = Shape(layers=3, width=128, vocabulary=4000)
-BUDGETS = {"stories": 200_000, "dolly": 60_000}
+BUDGETS = {"stories": 200_000, "dolly": 50_000}
 """Trained student positions of each run: some 4,000 answers, stories being four times as long."""
 
 

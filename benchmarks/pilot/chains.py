@@ -95,7 +95,7 @@ def chain(
 
 def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
     """A teacher and a student from nothing, with one tokenizer, on Dolly's short records."""
-    steps = {"teacher": 10, "start": 5} if asked.small else {"teacher": 150, "start": 60}
+    steps = {"teacher": 10, "start": 5} if asked.small else {"teacher": 120, "start": 60}
     learner = {**LEARNER, "batch_size": 64, "micro_batch": 32}
     learner["optimizer"] = {"lr": 1.0e-3, "warmup_steps": 20}
     return chain(
