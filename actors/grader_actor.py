@@ -7,26 +7,24 @@ from pathlib import Path
 
 import ray
 
-from ..common.config import ModelConfig
 from ..common.messages import Rollout
 from .grader import Graded, Grader
+from .writer import Decodes
 
 
 @ray.remote(max_restarts=0)
 class GraderActor:
-    """A mailbox in front of `Grader`; answers arrive through the object store."""
+    """A mailbox in front of `Grader`; answers arrive through the object store, as does the tokenizer."""
 
-    def __init__(self, name: str, model: ModelConfig):
-        self._name, self._model = name, model
+    def __init__(self, name: str, tokenizer: Decodes):
+        self._name = name
+        self._grader = Grader(tokenizer)
 
     def __repr__(self) -> str:
         return self._name
 
     def ready(self) -> str:
-        """Load the tokenizer. Call it first, once."""
-        from transformers import AutoTokenizer  # heavy: only this process needs it
-
-        self._grader = Grader(AutoTokenizer.from_pretrained(self._model.path, revision=self._model.revision))
+        """Answers once this process runs."""
         return self._name
 
     def grade(

@@ -64,7 +64,7 @@ class Measurer:
         self._teacher_head = read_head(teacher, vocabulary) if teacher is not None else None
         if teacher is not None and self._teacher_head is not None:
             check_head(teacher, self._teacher_head)
-        self._together = all(shares_rows(m) for m in (model, teacher) if m is not None)
+        self._together = min(shares_rows(m) for m in (model, teacher) if m is not None)
         self._batch_tokens = batch_tokens
         known = [
             getattr(m.config, "max_position_embeddings", None) for m in (model, teacher) if m is not None

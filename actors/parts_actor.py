@@ -7,27 +7,24 @@ from pathlib import Path
 
 import ray
 
-from ..common.config import ModelConfig
 from ..common.messages import Rollout
 from .answer_parts import Joined, PartsWriter, Question, join
+from .writer import Decodes
 
 
 @ray.remote(max_restarts=0)
 class PartsActor:
-    """A mailbox in front of `PartsWriter`."""
+    """A mailbox in front of `PartsWriter`; the tokenizer comes as an object."""
 
-    def __init__(self, name: str, model: ModelConfig, folder: str):
-        self._name, self._model, self._folder = name, model, Path(folder)
+    def __init__(self, name: str, tokenizer: Decodes, folder: str):
+        self._name, self._folder = name, Path(folder)
+        self._writer = PartsWriter(tokenizer, self._folder)
 
     def __repr__(self) -> str:
         return self._name
 
     def ready(self) -> str:
-        """Load the tokenizer. Call it first, once."""
-        from transformers import AutoTokenizer  # heavy: only this process needs it
-
-        tokenizer = AutoTokenizer.from_pretrained(self._model.path, revision=self._model.revision)
-        self._writer = PartsWriter(tokenizer, self._folder)
+        """Answers once this process runs."""
         return self._name
 
     def write(self, first: int, questions: Mapping[str, Question], rollouts: Sequence[Rollout]) -> int:

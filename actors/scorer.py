@@ -27,23 +27,21 @@ CHUNK_LOGITS = 1 << 24
 class Reading:
     """Passages laid out for one forward pass of any model that reads them."""
 
-    def __init__(self, passages: Sequence[Passage], *, together: bool):
+    def __init__(self, passages: Sequence[Passage], *, together: int):
         self.passages = list(passages)
         read = [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages]
         self.packed = pack(read, together=together)
 
     def hidden(self, model: PreTrainedModel) -> Tensor:
         """The states that predict the answers' tokens: [sum of T, H], passage after passage."""
-        places = self.packed.places
-        states = final_hidden(
-            model,
-            torch.from_numpy(self.packed.ids).to(model.device),
-            position_ids=None if places is None else torch.from_numpy(places).to(model.device),
+        packed = self.packed
+        ids, places, sees = (
+            None if array is None else torch.from_numpy(array).to(model.device)
+            for array in (packed.ids, packed.places, packed.sees)
         )
-        positions = [
-            start + len(p.prompt_ids) - 1 + np.arange(len(p.answer_ids))
-            for start, p in zip(self.packed.starts, self.passages, strict=True)
-        ]
+        assert ids is not None
+        states = final_hidden(model, ids, places=places, sees=sees)
+        positions = [s[len(p.prompt_ids) - 1 :] for s, p in zip(packed.slots, self.passages, strict=True)]
         return states.flatten(0, 1)[torch.from_numpy(np.concatenate(positions)).to(states.device)]
 
 
@@ -100,7 +98,7 @@ class Scorer:
         lengths = [num_inputs(p) for p in passages]
         for places in batches(lengths, self._batch_tokens, together=self._together):
             read = Reading([passages[i] for i in places], together=self._together)
-            slots, used = slots + read.packed.ids.size, used + sum(lengths[i] for i in places)
+            slots, used = slots + read.packed.ids.size, used + read.packed.used
             scored = self._score_batch(read, temperature, with_hidden)
             found |= dict(zip(places, scored, strict=True))
         summary = BatchSummary(
@@ -194,15 +192,17 @@ def load_model(path: str, revision: str | None, precision: Precision, key: str) 
     return model
 
 
-def batches(lengths: Sequence[int], batch_tokens: int, *, together: bool = False) -> Iterator[list[int]]:
-    """Places of `lengths`, longest first, grouped so that a group takes at most batch_tokens slots.
+def batches(lengths: Sequence[int], batch_tokens: int, *, together: int = 0) -> Iterator[list[int]]:
+    """Places of `lengths`, grouped so that a group takes at most batch_tokens slots.
 
-    Where passages share rows (`together`) a group takes their sum, else count x longest.
+    Where passages share rows (none is longer than `together`) they stay in their order, so that those to one
+    prompt meet, and a group takes their sum at most. Else the longest come first, count x longest slots each.
     """
     group: list[int] = []
     total = 0
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        grown = total + lengths[place] if together else (len(group) + 1) * lengths[(group or [place])[0]]
+    shared = max(lengths, default=0) <= together
+    for place in range(len(lengths)) if shared else sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        grown = total + lengths[place] if shared else (len(group) + 1) * lengths[(group or [place])[0]]
         if group and grown > batch_tokens:
             yield group
             group, total = [], 0

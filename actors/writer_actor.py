@@ -9,24 +9,25 @@ import ray
 
 from ..common.messages import Rollout, Scored
 from ..common.metrics import Metrics
-from .writer import AnswerScore, Writer
+from .writer import AnswerScore, Decodes, Writer
 
 
 @ray.remote(max_restarts=0)
 class WriterActor:
-    """A mailbox in front of `Writer`."""
+    """A mailbox in front of `Writer`.
 
-    def __init__(self, name: str, tokenizer: str, revision: str | None, folder: str):
-        from transformers import AutoTokenizer  # heavy: only this process needs it
+    The tokenizer comes as an object: one that is read here would bring torch with it, seconds and 400 MB.
+    """
 
+    def __init__(self, name: str, tokenizer: Decodes, folder: str):
         self._name = name
-        self._writer = Writer(AutoTokenizer.from_pretrained(tokenizer, revision=revision), Path(folder))
+        self._writer = Writer(tokenizer, Path(folder))
 
     def __repr__(self) -> str:
         return self._name
 
     def ready(self) -> str:
-        """Answers once the tokenizer is loaded."""
+        """Answers once this process runs."""
         return self._name
 
     def write(self, number: int, version: int, *chunks: Sequence[Scored]) -> Metrics:

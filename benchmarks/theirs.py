@@ -112,8 +112,11 @@ def _minillm(args: Any, shared: Values, given: Values, chats: list[Any]) -> Any:
     from trl.experimental.minillm import MiniLLMConfig, MiniLLMTrainer  # pyright: ignore[reportMissingImports]
 
     class Reusing(MiniLLMTrainer):
-        """Leaves the kept answers as they are: 1.14.2 writes a loss's graph into them, and so cannot learn from
-        them a second time (num_iterations > 1 ends in autograd's "backward through the graph a second time")."""
+        """Leaves the kept answers as they are.
+
+        1.14.2 writes the graph of a loss into them, and so cannot learn from them a second time:
+        num_iterations > 1 ends in autograd's "backward through the graph a second time".
+        """
 
         def compute_loss(self, model: Any, inputs: Values, *rest: Any, **more: Any) -> Any:
             return super().compute_loss(model, dict(inputs), *rest, **more)

@@ -11,10 +11,12 @@ import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import ModelError
+from .packing import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,37 +123,63 @@ def final_hidden(
     model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
-    position_ids: Tensor | None = None,
+    *,
+    places: Tensor | None = None,
+    sees: Tensor | None = None,
 ) -> Tensor:
-    """The input of the model's output layer: ids [B, L] to [B, L, H]; differentiable, no cache, no logits."""
-    positions = {} if position_ids is None else {"position_ids": position_ids}
-    body = model.base_model
-    return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **positions)[0]
+    """The input of the model's output layer: ids [B, L] to [B, L, H]; differentiable, no cache, no logits.
+
+    `places` [B, L] and `sees` [B, L, L] are those of `packing.Packed`, for rows of several sequences.
+    """
+    more: dict[str, Tensor] = {} if places is None else {"position_ids": places}
+    if sees is not None:
+        hidden_from = torch.zeros(sees.shape, dtype=model.dtype, device=sees.device)
+        attention_mask = hidden_from.masked_fill_(~sees, torch.finfo(model.dtype).min)[:, None]
+    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)[0]
+
+
+ANY_LENGTH = 1 << 62
 
 
 @torch.no_grad()
-def shares_rows(model: PreTrainedModel, tolerance: float | None = None) -> bool:
-    """Whether this model reads sequences that share a row (see `packing`) as it reads each alone.
+def shares_rows(model: PreTrainedModel, tolerance: float | None = None) -> int:
+    """How long sequences may be for this model to read them in shared rows (see `packing`) as if alone.
 
-    Families that take no positions, or tell sequences apart in another way, do not. Parameters must be whole,
-    as for `check_head`; dropout is off meanwhile.
+    0 where it cannot: it is tried on a few tokens, since families differ in what they make of positions and
+    masks. A window of attention bounds the length, as the mask of a shared row takes its place. Parameters
+    must be whole, as for `check_head`; dropout is off meanwhile.
     """
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        return False
+        return 0
     embedding: Any = model.get_input_embeddings()
     words: int = embedding.weight.shape[0]
     if tolerance is None:
         tolerance = 1e-4 if torch.finfo(embedding.weight.dtype).bits >= 32 else 3e-2
-    ids = torch.randint(0, words, (2, 7), generator=torch.Generator().manual_seed(0)).to(model.device)
-    places = torch.arange(7, device=model.device).repeat(2)[None]
+    ids = torch.randint(0, words, (2, 7), generator=torch.Generator().manual_seed(0))
+    ids[1, :3] = ids[0, :3]
+    packed = pack(list(ids.numpy().astype(np.int32)), together=7)
+    arrays = packed.ids, packed.places, packed.sees
+    row, places, sees = (torch.from_numpy(array).to(model.device) for array in arrays if array is not None)
     training = model.training
     model.eval()
     try:
-        alone = final_hidden(model, ids).reshape(1, 14, -1).float()
-        shared = final_hidden(model, ids.reshape(1, 14), position_ids=places).float()
+        alone = final_hidden(model, ids.to(model.device)).flatten(0, 1).float()
+        shared = final_hidden(model, row, places=places, sees=sees)[0].float()
+    except (TypeError, ValueError, IndexError, RuntimeError):  # a family with masks of another shape
+        return 0
     finally:
         model.train(training)
-    return bool((shared - alone).abs().max() <= tolerance * alone.abs().max())
+    slots = torch.from_numpy(np.concatenate(packed.slots)).to(model.device)
+    same = bool((shared[slots] - alone).abs().max() <= tolerance * alone.abs().max())
+    return _window(model.config) if same else 0
+
+
+def _window(config: Any) -> int:
+    """The shortest window that attention has in any layer, by the names that families give it."""
+    if getattr(config, "window_size", None) is not None:  # GPT-Neo counts it in slots, whoever lies in them
+        return 0
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((window for window in windows if window), default=ANY_LENGTH)
 
 
 @torch.no_grad()

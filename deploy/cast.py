@@ -23,6 +23,7 @@ from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
 from ..learner.group import LearnerGroup
 from .check import Plan
+from .models import load_tokenizer
 from .placement import Reservation, places
 from .run_folder import RunFolder
 
@@ -39,7 +40,7 @@ class Cast:
     def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
         self._config = config
         self._writer: Any = WriterActor.options(**reserved.writer_options()).remote(
-            "writer", config.student.path, config.student.revision, str(folder.rollouts)
+            "writer", load_tokenizer(config.student, "student"), str(folder.rollouts)
         )
         self.learner = LearnerGroup(config, plan.vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
         self._rollouts = Pool.of(

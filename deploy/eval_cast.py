@@ -20,6 +20,7 @@ from ..common.config import ModelConfig
 from ..common.eval_config import EvalConfig, plain_model
 from ..common.messages import Ids, Prompt, SamplingSpec
 from .cast import Told, nobody, wait_for
+from .models import load_tokenizer
 from .placement import Place, Reservation
 
 
@@ -32,7 +33,9 @@ class EvalCast:
         teacher = plain_model(config.teacher) if compares and config.teacher else None
         model = plain_model(model)
         self._chunk = config.engine.chunk
-        self._grader: Any = GraderActor.options(**reserved.writer_options("grader")).remote("grader", model)
+        self._grader: Any = GraderActor.options(**reserved.writer_options("grader")).remote(
+            "grader", load_tokenizer(model, "models")
+        )
         self._rollouts = Pool.of(
             [
                 RolloutActor.options(**reserved.options(name)).remote(

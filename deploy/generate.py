@@ -262,7 +262,7 @@ def _draw_with(
 ) -> None:
     rollout = config.rollout
     writer: Any = PartsActor.options(**reserved.writer_options()).remote(
-        "writer", config.student, str(config.out)
+        "writer", load_tokenizer(config.student, "model"), str(config.out)
     )
     pool = Pool.of(
         [

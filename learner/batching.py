@@ -34,8 +34,11 @@ class Batch:
     """int64 [R, L]; a causal model cannot see the zeros to the right of an answer, so it needs no mask."""
     places: Tensor | None
     """int64 [R, L]: position of each slot in its own answer; None where each row holds one answer."""
+    sees: Tensor | None
+    """bool [R, L, L]: which slots each slot looks at; None where each row holds one answer."""
     positions: Tensor
-    """int64 [N]: where in the flat [R * L] the next token to come is an answer's, answer by answer."""
+    """int64 [N]: where in the flat [R * L] the next token to come is an answer's, answer by answer; answers
+    to one prompt may begin at one slot."""
     targets: Tensor
     """int64 [N]: that next token."""
     lengths: Tensor
@@ -61,11 +64,11 @@ def name_of(sample: Scored | Passage) -> str:
 
 
 def batch_of(
-    samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool, together: bool = False
+    samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool, together: int = 0
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
 
-    `together` lets answers share rows, for a model that can read them so (`heads.shares_rows`).
+    Answers share rows if none is longer than `together`: what `heads.shares_rows` says of the model.
     """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:
@@ -74,15 +77,17 @@ def batch_of(
                 f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt tokens and"
                 f" {len(passage.answer_ids)} answer tokens; both need at least one to be learned from"
             )
-    packed = pack([np.concatenate([p.prompt_ids, p.answer_ids]) for p in passages], together=together)
+    # Nothing follows an answer's last token, so nobody reads it.
+    packed = pack([np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages], together=together)
     positions, targets = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-    for start, passage in zip(packed.starts, passages, strict=True):
-        positions.append(start + len(passage.prompt_ids) - 1 + np.arange(len(passage.answer_ids)))
+    for slots, passage in zip(packed.slots, passages, strict=True):
+        positions.append(slots[len(passage.prompt_ids) - 1 :])
         targets.append(passage.answer_ids)
     return Batch(
         names=tuple(name_of(sample) for sample in samples),
         ids=torch.from_numpy(packed.ids).to(device),
         places=None if packed.places is None else torch.from_numpy(packed.places).to(device),
+        sees=None if packed.sees is None else torch.from_numpy(packed.sees).to(device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
         lengths=torch.tensor([len(p.answer_ids) for p in passages], dtype=torch.int64, device=device),

@@ -66,7 +66,7 @@ class _Module(torch.nn.Module):
 
     def forward(self, batch: Batch, use: Callable[[Tensor, Head], Any]) -> tuple[Tensor | None, Any]:
         """(the loss that DeepSpeed has to see, if there is one; whatever `use` made)."""
-        whole = final_hidden(self.student, batch.ids, position_ids=batch.places)
+        whole = final_hidden(self.student, batch.ids, places=batch.places, sees=batch.sees)
         hidden = whole.flatten(0, 1)[batch.positions]
         result = use(hidden, self._head)
         return (result.loss if isinstance(result, FusedLoss) else None), result

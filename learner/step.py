@@ -48,8 +48,8 @@ class TrainEngine(Protocol):
     """All that an optimiser step asks of whoever holds the student."""
 
     device: torch.device
-    together: bool
-    """Whether the student reads answers that share a row as it reads each alone."""
+    together: int
+    """How long answers may be for the student to read them in shared rows as if alone; 0: it cannot."""
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         """`use` on the inputs of the output layer at the batch's positions, and the head."""

@@ -6,14 +6,18 @@ import re
 import string
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
-from rouge_score import rouge_scorer
+if TYPE_CHECKING:
+    from rouge_score import rouge_scorer
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @cache
 def _scorer() -> rouge_scorer.RougeScorer:
+    from rouge_score import rouge_scorer  # a second of imports, and the driver only names these scores
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
 

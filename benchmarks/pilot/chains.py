@@ -18,7 +18,7 @@ METHODS: dict[str, Settings] = {
     "minillm": {"objective": {"kind": "minillm"}, "learner": {"inner_epochs": 4}},
 }
 """Name -> what it has other than the rest. All train on as many student positions, at one step size."""
-LEARNER: Settings = {"ranks": 2, "batch_size": 32, "micro_batch": 16, "inner_epochs": 1, "steps": 1000}
+LEARNER: Settings = {"ranks": 1, "batch_size": 32, "micro_batch": 16, "inner_epochs": 1, "steps": 1000}
 SET: Settings = {"answers": 256, "max_new_tokens": 56, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
 """Stories are 48 tokens long, one or two more when they are tokenised again, and an end token."""
 

@@ -35,9 +35,6 @@ FAMILIES = {
     "olmo2": {},
 }
 
-ALONE = {"opt"}
-"""Families whose rows hold one sequence each."""
-
 
 def tiny(family: str, **changes) -> PreTrainedModel:
     torch.manual_seed(0)
@@ -147,17 +144,32 @@ def test_hidden_states_reach_the_body_of_the_model():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_that_may_share_rows_read_each_sequence_as_if_alone(family: str):
     model = tiny(family)
-    assert shares_rows(model) == (family not in ALONE)
-    if family in ALONE:
-        return
-    packed = pack([np.arange(3, 3 + n, dtype=np.int32) for n in (9, 5, 4, 2)], together=True)
+    assert shares_rows(model) >= 64
+    begin = [3, 4, 5, 6]
+    words = [np.array([*begin, *range(7, 7 + n)], np.int32) for n in (9, 5, 4, 2)]
+    words += [np.array([*words[0][:6], 50, 51], np.int32), np.array([60, 61, 62], np.int32)]
+    packed = pack(words, together=1000)
     assert packed.places is not None
-    ids, places = torch.from_numpy(packed.ids), torch.from_numpy(packed.places)
+    assert packed.sees is not None
+    ids, places, sees = map(torch.from_numpy, (packed.ids, packed.places, packed.sees))
     with torch.no_grad():
-        together = final_hidden(model, ids, position_ids=places).flatten(0, 1)
-        for n, start in zip((9, 5, 4, 2), packed.starts, strict=True):
-            alone = final_hidden(model, torch.arange(3, 3 + n)[None])[0]
-            torch.testing.assert_close(together[start : start + n], alone, rtol=1e-4, atol=1e-5)
+        together = final_hidden(model, ids, places=places, sees=sees).flatten(0, 1)
+        for word, slots in zip(words, packed.slots, strict=True):
+            alone = final_hidden(model, torch.from_numpy(word.astype(np.int64))[None])[0]
+            torch.testing.assert_close(together[torch.from_numpy(slots)], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_family_that_takes_no_positions_shares_no_rows():
+    assert shares_rows(tiny("bloom", n_layer=2, n_head=2)) == 0
+
+
+def test_a_window_of_attention_bounds_what_shares_rows():
+    model = tiny("llama")
+    assert shares_rows(model) > 1_000_000
+    model.config.sliding_window = 64
+    assert shares_rows(model) == 64
+    model.config.window_size = 64
+    assert shares_rows(model) == 0
 
 
 def test_figures_by_hand():

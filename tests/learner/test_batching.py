@@ -41,9 +41,9 @@ PAIR = [scored("a", [5, 6, 7], [0, 9]), scored("b", [4], [8, 0, 3, 1])]
 
 def test_each_position_predicts_its_target() -> None:
     batch = batch_of(PAIR, CPU, hidden=True)
-    assert batch.ids.tolist() == [[5, 6, 7, 0, 9], [4, 8, 0, 3, 1]]
+    assert batch.ids.tolist() == [[5, 6, 7, 0], [4, 8, 0, 3]], "an answer's last token is never read"
     assert batch.targets.tolist() == [0, 9, 8, 0, 3, 1]
-    assert batch.ids.flatten()[batch.positions + 1].tolist() == batch.targets.tolist()
+    assert batch.ids.flatten()[batch.positions].tolist() == [7, 0, 4, 8, 0, 3]
     assert batch.rows.tolist() == [0, 0, 1, 1, 1, 1]
     assert batch.names == ("a#2", "b#2")
 

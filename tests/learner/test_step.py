@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 class PlainEngine:
     """One rank and its student; the optimiser only tells the norm."""
 
-    def __init__(self, scene: Scene, *, together: bool = True):
+    def __init__(self, scene: Scene, *, together: int = 1000):
         self.device, self.student = CPU, model_of(scene.student)
         self._head = read_head(self.student, VOCABULARY)
         self.steps, self.modes = 0, []
@@ -45,7 +45,7 @@ class PlainEngine:
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         self.modes.append(train)
         with torch.set_grad_enabled(train):
-            hidden = final_hidden(self.student, batch.ids, position_ids=batch.places)
+            hidden = final_hidden(self.student, batch.ids, places=batch.places, sees=batch.sees)
             return use(hidden.flatten(0, 1)[batch.positions], self._head)
 
     def backward(self, loss: Tensor) -> None:
@@ -135,10 +135,10 @@ def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: Obje
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objective: ObjectiveConfig) -> None:
-    batch = batch_of(scene.samples, CPU, hidden=False, together=True)
+    batch = batch_of(scene.samples, CPU, hidden=False, together=1000)
     assert batch.places is not None
     assert len(batch.ids) < len(scene.samples)
-    padded = PlainEngine(scene, together=False)
+    padded = PlainEngine(scene, together=0)
     values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8, engine=padded)
     found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
     assert found == pytest.approx(values, rel=1e-5)
