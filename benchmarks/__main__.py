@@ -1,4 +1,4 @@
-"""All benchmarks, or those that are named: python -m minillm_ray.benchmarks [race parts head start].
+"""All benchmarks, or those that are named: python -m minillm_ray.benchmarks [race parts head padding start].
 
 Nothing else should run meanwhile. Ratios, all of this one call, go to benchmarks/results/latest.json: the
 worst of the cells each, then by cell, beside the raw times behind them and the hardware.
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from . import fused_head
 from .ground import CELLS, Cell, Files, Values, files
+from .padding import padding
 from .parts import PROMPT_TOKENS, parts
 from .race import CONTENDERS, race
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 HEAD, BODY = 49152 * 576, 10 * 3_540_096
 """Weights of the student's (and the teacher's) output layer, and of the student's ten layers."""
-WHAT = ("race", "parts", "head", "start")
+WHAT = ("race", "parts", "head", "padding", "start")
 COSTS = ("mixing_cost", "iteration_vs_sum_of_parts", "weight_update_vs_load", "weight_update_share")
 """Ratios that are worse where they are larger."""
 
@@ -39,6 +40,8 @@ def main() -> None:
             raw["head"] = json.loads(fused_head.RESULTS.read_text(encoding="utf-8"))
         elif what == "start":
             raw["start"] = start()
+        elif what == "padding":
+            raw["padding"] = padding()
         else:
             for name in args.cells:
                 raw.setdefault(what, {})[name] = _of_cell(what, CELLS[name], args)
@@ -67,6 +70,8 @@ def ratios(raw: Values) -> Values:
     }
     if "head" in raw:
         found["fused_peak_memory"] = raw["head"]["memory_ratio"]
+    if "padding" in raw:
+        found["padding_waste"] = max(one["waste"] for one in raw["padding"].values())
     if "start" in raw:
         found["import_vs_python"] = raw["start"]["import_s"] / raw["start"]["python_s"]
     return found | {"by_cell": by_cell}
@@ -136,7 +141,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--ranks", type=int, default=2, help="learner ranks of ours")
+    parser.add_argument("--ranks", type=int, default=1, help="learner ranks of ours; they share the cores")
     args = parser.parse_args()
     args.what = args.what or list(WHAT)
     args.out = args.out.absolute()

@@ -44,7 +44,7 @@ def run_file(what: str, files: Files, out: Path, cell: Cell, *, inner_epochs: in
             "batch_size": cell.answers,
             "micro_batch": MICRO_BATCH,
             "inner_epochs": inner_epochs,
-            "steps": cell.sets * inner_epochs,
+            "steps": (cell.sets + 1) * inner_epochs,
             "optimizer": {"lr": 5e-6},
         },
         "cluster": {"dashboard": False},
@@ -67,7 +67,7 @@ def run(tree: Values) -> tuple[list[float], dict[str, list[float]]]:
 
 
 def seconds_of(lines: list[Values]) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of each iteration but the first, and of its parts by metric."""
+    """Seconds of each iteration but the first and the last, and of its parts by metric."""
     iterations: list[Values] = [{}]
     for line in lines:
         for part in PARTS:
@@ -76,7 +76,7 @@ def seconds_of(lines: list[Values]) -> tuple[list[float], dict[str, list[float]]
         if "run/iteration_s" in line:
             iterations[-1]["iteration"] = line["run/iteration_s"]
             iterations.append({})
-    whole = iterations[1:-1]
+    whole = iterations[1:-2]  # behind the last is what comes after it, and it saves a checkpoint
     return (
         [one["iteration"] for one in whole],
         {part: [one.get(part, 0.0) for one in whole] for part in PARTS},

@@ -81,10 +81,8 @@ def _kinship(order: Sequence[int], alike: Sequence[int]) -> Ints:
 def _cheapest(lengths: Ints, kin: Ints) -> list[int] | None:
     """The row of each sequence, for the number of rows that costs least; None: a row for each."""
     count, longest = len(lengths), int(lengths.max())
-    best, found = (
-        GAIN * count * longest * (1 + longest / (2 * DEAR_ROW)),
-        None,
-    )  # causal: half of a row is seen
+    # A row of one sequence is causal, and attention skips the half that is not seen.
+    best, found = GAIN * count * longest * (1 + longest / (2 * DEAR_ROW)), None
     for rows in np.unique(np.geomspace(1, count, min(count, MOST_COUNTS)).astype(int)):
         dealt, size = _deal(lengths, kin, int(rows))
         cost = rows * size * (1 + size / DEAR_ROW)

@@ -7,13 +7,13 @@ and unpacking are pure numpy here, so that both wings share them and neither nee
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from .messages import WeightVersion
 
@@ -47,7 +47,7 @@ class WeightBucket:
     slots: tuple[TensorSlot, ...]
     num_bytes: int
     checksum: int
-    """crc32 of the bytes."""
+    """xxh3 of the bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,5 +89,5 @@ def views(
 
 
 def checksum(buffer: npt.NDArray[np.uint8]) -> int:
-    """crc32 of a bucket's bytes."""
-    return zlib.crc32(buffer.data)
+    """xxh3 (64 bits) of a bucket's bytes: as fast as memory is read, where crc32 took as long as loading."""
+    return xxhash.xxh3_64_intdigest(buffer.data)

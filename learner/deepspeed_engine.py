@@ -110,6 +110,9 @@ class DeepSpeedEngine:
             config=_settings(learner, self.stage, sum(p.numel() for p in self.student.parameters())),
             dist_init_required=False,
         )[0]
+        if self.stage == 0 and dist.get_world_size() == 1:
+            # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same.
+            self._engine.enable_backward_allreduce = False
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         """See TrainEngine."""
@@ -134,10 +137,12 @@ class DeepSpeedEngine:
     def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """At stage 0: clip, or leave the optimiser nothing to step with where the norm is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip or float("inf"))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._norm = norm.item()
         if not torch.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
+        elif self._clip and self._norm > self._clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
 
     def rate(self) -> float:
         """See TrainEngine."""

@@ -140,10 +140,17 @@ class _Gradients:
         hidden, weight, bias = inputs
         self._head, self._factor, self._dtype = job.student, job.student.scale / job.temperature, job.dtype
         self.hidden = torch.empty_like(hidden) if wanted[0] else None
-        self.weight = weight.new_zeros(weight.shape, dtype=job.dtype) if wanted[1] else None
+        self._weight = torch.empty_like(weight, dtype=job.dtype) if wanted[1] else None
         self.bias = bias.new_zeros(bias.shape, dtype=job.dtype) if bias is not None and wanted[2] else None
-
+        self._begun = False
         self.wanted = any(wanted[:3])
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Rows that no chunk has written hold nothing until here."""
+        if self._weight is not None:
+            self._weight[self._head.vocabulary if self._begun else 0 :].zero_()
+        return self._weight
 
     def add(self, slope: Tensor, hidden: Tensor, tokens: slice) -> None:
         """Take the loss's derivative in the chunk's logits (before scale and temperature) [n, vocabulary]."""
@@ -154,15 +161,20 @@ class _Gradients:
         if self.hidden is not None:
             product = torch.mm(narrow, weight[:words])
             self.hidden[tokens] = product if self._factor == 1.0 else product * self._factor
-        if self.weight is None:
+        if self._weight is None:
             return
         scaled = (hidden.to(self._dtype) * self._factor).to(weight.dtype)
-        if weight.dtype == self._dtype:
-            self.weight[:words].addmm_(narrow.T, scaled)
-        else:  # a product in low precision cannot be added to wide sums at once
+        sums = self._weight[:words]
+        if weight.dtype != self._dtype:  # a product in low precision cannot be added to wide sums at once
             for start in range(0, words, _LOW_PRECISION_ROWS):
                 rows = slice(start, min(start + _LOW_PRECISION_ROWS, words))
-                self.weight[rows].add_(torch.mm(narrow[:, rows].T, scaled))
+                product = torch.mm(narrow[:, rows].T, scaled)
+                (sums[rows].add_ if self._begun else sums[rows].copy_)(product)
+        elif self._begun:
+            sums.addmm_(narrow.T, scaled)
+        else:  # a pass over the vocabulary less than to add to zeros
+            torch.mm(narrow.T, scaled, out=sums)
+        self._begun = True
 
 
 class _Fused(torch.autograd.Function):
@@ -192,8 +204,10 @@ class _Fused(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the fused loss gives its gradients away: its backward can run only once")
         ctx.gradients = None
+        # To look at a number on a GPU would be to wait for it; there the pass over the vocabulary is cheap.
+        as_they_are = scale.device.type == "cpu" and scale.item() == 1.0
         hidden, weight, bias = (
-            None if gradient is None else gradient.mul_(scale)
+            gradient if gradient is None or as_they_are else gradient.mul_(scale)
             for gradient in (gradients.hidden, gradients.weight, gradients.bias)
         )
         return (

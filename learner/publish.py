@@ -59,7 +59,7 @@ def publish(
     shapes = parameters.shapes()
     plan = plan_buckets(shapes, bucket_bytes, dtype)
     layouts = [lay_out([(name, shapes[name], dtype) for name in names]) for names in plan]
-    buffer = np.zeros(max(size for _, size in layouts) if put else 0, np.uint8)  # one for all: put copies
+    buffer = np.empty(max(size for _, size in layouts) if put else 0, np.uint8)  # one for all: put copies
     buckets: list[WeightBucket] = []
     for names, (slots, num_bytes) in zip(plan, layouts, strict=True):
         with parameters.gathered(names) as whole:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from minillm_ray.benchmarks.__main__ import ratios
+from minillm_ray.benchmarks.ours import PARTS, seconds_of
+from minillm_ray.benchmarks.padding import padding
 
 
 def run(speed: float, **parts: float) -> dict[str, Any]:
@@ -50,3 +52,16 @@ def test_parts_are_held_against_the_bare_loops_that_ran_beside_them() -> None:
 def test_what_was_not_measured_has_no_ratio() -> None:
     assert ratios({}) == {"by_cell": {}}
     assert ratios({"start": {"python_s": 0.02, "import_s": 0.03}})["import_vs_python"] == pytest.approx(1.5)
+
+
+def test_neither_the_first_nor_the_last_iteration_counts() -> None:
+    lines = [{PARTS[0]: float(n), "run/iteration_s": 10.0 * n} for n in range(1, 6)]
+    seconds, parts = seconds_of(lines)
+    assert seconds == [20.0, 30.0, 40.0]
+    assert parts[PARTS[0]] == [2.0, 3.0, 4.0]
+
+
+def test_fewer_than_one_slot_in_twenty_is_empty_and_ranks_carry_alike() -> None:
+    found = padding()
+    assert ratios({"padding": found})["padding_waste"] == max(one["waste"] for one in found.values()) < 0.05
+    assert all(one["fullest_rank"] < 1.05 for one in found.values())

@@ -27,6 +27,7 @@ from minillm_ray.tests.learner.scenes import (
     items_of,
     logprobs,
     model_of,
+    score,
 )
 from torch import Tensor
 
@@ -141,6 +142,21 @@ def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objecti
     padded = PlainEngine(scene, together=0)
     values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8, engine=padded)
     found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
+    assert found == pytest.approx(values, rel=1e-5)
+    assert_same(gradient, want)
+
+
+def test_answers_to_one_prompt_read_it_once_and_teach_what_padded_ones_do(scene: Scene) -> None:
+    networks = model_of(scene.student), model_of(scene.teacher)
+    prompt = np.arange(3, 12, dtype=np.int32)
+    passages = [replace(sample.passage, prompt_ids=prompt) for sample in scene.samples]
+    samples = [score(passage, *networks) for passage in passages]
+    batch = batch_of(samples, CPU, hidden=False, together=1000)
+    assert batch.ids.numel() < sum(len(prompt) + len(p.answer_ids) for p in passages) - len(prompt)
+    assert (batch.positions == batch.positions[0]).sum() > 1, "several answers begin behind one slot"
+    padded = PlainEngine(scene, together=0)
+    values, want = step(scene, ObjectiveConfig(), samples, micro_batch=8, engine=padded)
+    found, gradient = step(scene, ObjectiveConfig(), samples, micro_batch=8)
     assert found == pytest.approx(values, rel=1e-5)
     assert_same(gradient, want)
 

@@ -1,0 +1,42 @@
+"""Token slots that answers of very different lengths leave empty, from dealing to rows. Runs no model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..common.packing import pack
+from ..learner.dealing import Item, deal
+from .ground import MICRO_BATCH, Values
+
+ANSWERS, STEPS = 64, 20
+SHARED, PROMPT = 24, 43
+"""Tokens of a prompt, and how many of them SmolLM2's chat template puts before every prompt."""
+ANY_LENGTH = 1 << 30
+
+
+def padding() -> Values:
+    """Empty slots over all slots by number of ranks, and tokens of the fullest rank over the mean."""
+    return {f"{ranks}_ranks": _of_ranks(ranks) for ranks in (1, 2, 4)}
+
+
+def _of_ranks(ranks: int) -> Values:
+    draw = np.random.default_rng(0)
+    slots = used = 0
+    uneven = []
+    for _ in range(STEPS):
+        lengths = np.clip(draw.lognormal(np.log(64), 0.8, ANSWERS), 8, 512).astype(int)
+        passages = [
+            np.concatenate([np.arange(SHARED), draw.integers(100, 40_000, PROMPT - SHARED + length - 1)])
+            for length in lengths
+        ]
+        items = [
+            Item(chunk=None, position=place, prompt_tokens=PROMPT, answer_tokens=int(length))
+            for place, length in enumerate(lengths)
+        ]
+        hands = deal(items, ranks=ranks, micro_batch=MICRO_BATCH)
+        for run in (run for hand in hands for run in hand.micro_batches):
+            packed = pack([passages[item.position].astype(np.int32) for item in run], together=ANY_LENGTH)
+            slots, used = slots + packed.ids.size, used + packed.used
+        loads = [sum(lengths[index] + PROMPT for index in hand.order) for hand in hands]
+        uneven.append(max(loads) / np.mean(loads))
+    return {"waste": 1 - used / slots, "fullest_rank": float(np.mean(uneven))}
