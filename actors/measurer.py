@@ -67,7 +67,9 @@ class Measurer:
         self._together = min(shares_rows(m) for m in (model, teacher) if m is not None)
         self._batch_tokens = batch_tokens
         known = [
-            getattr(m.config, "max_position_embeddings", None) for m in (model, teacher) if m is not None
+            getattr(m.config.get_text_config(), "max_position_embeddings", None)
+            for m in (model, teacher)
+            if m is not None
         ]
         self._context = min((positions for positions in known if positions), default=None)
 
@@ -93,14 +95,16 @@ class Measurer:
     ) -> tuple[list[PassageMeasure], BatchSummary]:
         """Figures of each passage, in their order, at temperature 1; `compare` = with the teacher, if any.
 
-        Passages are batched by length. Raises DataError for one that the models cannot read.
+        Passages go through in batches. Raises DataError for one that the models cannot read.
         """
         start = time.perf_counter()
         self._check(passages)
         found: dict[int, PassageMeasure] = {}
         lengths = [num_inputs(p) for p in passages]
         for places in batches(lengths, self._batch_tokens, together=self._together):
-            read = Reading([passages[i] for i in places], together=self._together)
+            read = Reading(
+                [passages[i] for i in places], together=self._together, most_slots=self._batch_tokens
+            )
             found |= dict(zip(places, self._measure_batch(read, compare), strict=True))
         return [found[i] for i in range(len(passages))], _summary(passages, time.perf_counter() - start)
 
@@ -167,7 +171,8 @@ class Measurer:
                 Passage(prompt_id=prompts[i].id, prompt_ids=prompts[i].token_ids, answer_ids=tokens[:1])
                 for i in places
             ]
-            last = Reading(batch, together=self._together).hidden(self._model)
+            read = Reading(batch, together=self._together, most_slots=self._batch_tokens)
+            last = read.hidden(self._model)
             last = last.repeat_interleave(len(tokens), 0)
             wanted = torch.from_numpy(tokens.astype(np.int64)).to(last.device).repeat(len(batch))
             logprobs = divergence.drawn_logprobs(last, self._head, wanted)

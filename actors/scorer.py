@@ -27,10 +27,10 @@ CHUNK_LOGITS = 1 << 24
 class Reading:
     """Passages laid out for one forward pass of any model that reads them."""
 
-    def __init__(self, passages: Sequence[Passage], *, together: int):
+    def __init__(self, passages: Sequence[Passage], *, together: int, most_slots: int | None = None):
         self.passages = list(passages)
         read = [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages]
-        self.packed = pack(read, together=together)
+        self.packed = pack(read, together=together, most_slots=most_slots)
 
     def hidden(self, model: PreTrainedModel) -> Tensor:
         """The states that predict the answers' tokens: [sum of T, H], passage after passage."""
@@ -66,7 +66,7 @@ class Scorer:
         self._together = shares_rows(model)
         self._batch_tokens = batch_tokens
         self._hidden_precision: Precision = hidden_precision
-        self._context = getattr(model.config, "max_position_embeddings", None)
+        self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
     def load(cls, path: str, revision: str | None, settings: ScoringConfig, vocabulary: int) -> Scorer:
@@ -86,7 +86,7 @@ class Scorer:
         """Score passages; results are in their order.
 
         Log-probs are nats over the shared vocabulary, once at `temperature` and once at 1. Hidden states
-        [T, H] are those that predict the answer's tokens. Passages are batched by length, at most
+        [T, H] are those that predict the answer's tokens. Passages go through in batches of at most
         `batch_tokens` slots with padding; a longer passage goes alone. Raises DataError for a passage that
         the teacher cannot read.
         """
@@ -97,7 +97,9 @@ class Scorer:
         slots = used = 0
         lengths = [num_inputs(p) for p in passages]
         for places in batches(lengths, self._batch_tokens, together=self._together):
-            read = Reading([passages[i] for i in places], together=self._together)
+            read = Reading(
+                [passages[i] for i in places], together=self._together, most_slots=self._batch_tokens
+            )
             slots, used = slots + read.packed.ids.size, used + read.packed.used
             scored = self._score_batch(read, temperature, with_hidden)
             found |= dict(zip(places, scored, strict=True))

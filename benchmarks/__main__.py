@@ -16,8 +16,8 @@ from pathlib import Path
 
 from . import fused_head
 from .ground import CELLS, Cell, Files, Values, files
-from .padding import padding
-from .parts import PROMPT_TOKENS, parts
+from .padding import padding, slots_of
+from .parts import parts
 from .race import CONTENDERS, race
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
@@ -104,7 +104,7 @@ def _against_bare(alone: Values, run: Values, cell: Cell) -> Values:
     moving = ours["weights/publish_s"] + ours["weights/load_s"]
     bare_sum = sum(alone[name]["seconds"] for name in ("sample_student", "score", "step", "load"))
     # A product with a weight is two operations forward and four backward; the teacher's head only reads.
-    body = 6 * BODY * cell.answers * (PROMPT_TOKENS + cell.tokens)
+    body = 6 * BODY * slots_of(cell)
     operations = body + (6 + 2) * HEAD * cell.answers * cell.tokens
     return {
         "rollout_vs_bare": alone["sample_student"]["seconds"] / ours["rollout/set_s"],

@@ -54,7 +54,7 @@ def run_file(what: str, files: Files, out: Path, cell: Cell, *, inner_epochs: in
 
 
 def run(tree: Values) -> tuple[list[float], dict[str, list[float]]]:
-    """Make the run; seconds of each iteration and of its parts, without the first, which warms up."""
+    """Make the run; seconds of its iterations and of their parts, as `seconds_of` counts them."""
     out = Path(tree["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.parent / f"{out.name}.yaml"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..common.packing import pack
+from ..common.packing import Ints, Tokens, pack
 from ..learner.dealing import Item, deal
-from .ground import MICRO_BATCH, Values
+from .ground import MICRO_BATCH, Cell, Values
 
 ANSWERS, STEPS = 64, 20
 SHARED, PROMPT = 24, 43
@@ -19,23 +19,35 @@ def padding() -> Values:
     return {f"{ranks}_ranks": _of_ranks(ranks) for ranks in (1, 2, 4)}
 
 
+def slots_of(cell: Cell) -> int:
+    """Token slots of one optimiser step in the race, as the learner lays its micro-batches out."""
+    run = _passages(np.full(MICRO_BATCH, cell.tokens), np.random.default_rng(0))
+    return pack(run, together=ANY_LENGTH).ids.size * cell.answers // MICRO_BATCH
+
+
+def _passages(lengths: Ints, draw: np.random.Generator) -> list[Tokens]:
+    """Inputs of answers of these lengths, with no word in common behind the template."""
+    template, own = np.arange(SHARED), PROMPT - SHARED - 1
+    return [
+        np.concatenate([template, draw.integers(100, 40_000, own + length)]).astype(np.int32)
+        for length in lengths
+    ]
+
+
 def _of_ranks(ranks: int) -> Values:
     draw = np.random.default_rng(0)
     slots = used = 0
     uneven = []
     for _ in range(STEPS):
         lengths = np.clip(draw.lognormal(np.log(64), 0.8, ANSWERS), 8, 512).astype(int)
-        passages = [
-            np.concatenate([np.arange(SHARED), draw.integers(100, 40_000, PROMPT - SHARED + length - 1)])
-            for length in lengths
-        ]
+        passages = _passages(lengths, draw)
         items = [
             Item(chunk=None, position=place, prompt_tokens=PROMPT, answer_tokens=int(length))
             for place, length in enumerate(lengths)
         ]
         hands = deal(items, ranks=ranks, micro_batch=MICRO_BATCH)
         for run in (run for hand in hands for run in hand.micro_batches):
-            packed = pack([passages[item.position].astype(np.int32) for item in run], together=ANY_LENGTH)
+            packed = pack([passages[item.position] for item in run], together=ANY_LENGTH)
             slots, used = slots + packed.ids.size, used + packed.used
         loads = [sum(lengths[index] + PROMPT for index in hand.order) for hand in hands]
         uneven.append(max(loads) / np.mean(loads))

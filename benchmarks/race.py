@@ -20,7 +20,7 @@ INNER_EPOCHS = {"distillation": 1, "gkd": 1, "minillm": 4, "ours_reverse_kl": 1,
 CONTENDERS = tuple(INNER_EPOCHS)
 OURS = {"ours_reverse_kl": "reverse_kl", "ours_minillm": "minillm"}
 Measured = tuple[list[float], dict[str, list[float]]]
-"""Seconds of each iteration after the first, and of its parts where they are known."""
+"""Seconds of each iteration that counts, and of its parts where they are known."""
 
 
 def race(

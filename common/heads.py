@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .packing import pack
+from .packing import MOST_ROW, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -138,9 +138,6 @@ def final_hidden(
     return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)[0]
 
 
-ANY_LENGTH = 1 << 62
-
-
 @torch.no_grad()
 def shares_rows(model: PreTrainedModel, tolerance: float | None = None) -> int:
     """How long sequences may be for this model to read them in shared rows (see `packing`) as if alone.
@@ -165,21 +162,23 @@ def shares_rows(model: PreTrainedModel, tolerance: float | None = None) -> int:
     try:
         alone = final_hidden(model, ids.to(model.device)).flatten(0, 1).float()
         shared = final_hidden(model, row, places=places, sees=sees)[0].float()
-    except (TypeError, ValueError, IndexError, RuntimeError):  # a family with masks of another shape
+    # A family with masks of another shape.
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError):
         return 0
     finally:
         model.train(training)
     slots = torch.from_numpy(np.concatenate(packed.slots)).to(model.device)
-    same = bool((shared[slots] - alone).abs().max() <= tolerance * alone.abs().max())
-    return _window(model.config) if same else 0
+    apart = (shared[slots] - alone).norm(dim=-1)
+    same = bool((apart <= tolerance * alone.norm(dim=-1)).all())
+    return _window(model.config.get_text_config()) if same else 0
 
 
 def _window(config: Any) -> int:
-    """The shortest window that attention has in any layer, by the names that families give it."""
+    """The longest row, or the shortest window that attention has, by the names that families give it."""
     if getattr(config, "window_size", None) is not None:  # GPT-Neo counts it in slots, whoever lies in them
         return 0
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((window for window in windows if window), default=ANY_LENGTH)
+    return min([MOST_ROW, *(window for window in windows if window)])
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ sequence alone, so a causal model makes of each token what it makes of it in a r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +21,8 @@ DEAR_ROW = 2048
 """Slots of a row at which attention, which every slot pays for the whole row, costs as much as all else."""
 GAIN = 0.97
 """Rows that are shared must cost less than this share of what they cost apart: a mask is not free."""
+MOST_ROW = 4096
+"""Slots of the longest row that is shared: a mask grows with its square."""
 MOST_COUNTS = 16
 """Numbers of rows that are tried."""
 
@@ -44,14 +46,17 @@ class Packed:
         return len(np.unique(np.concatenate(self.slots))) if self.slots else 0
 
 
-def pack(sequences: Sequence[Tokens], *, together: int) -> Packed:
-    """Lay sequences out, in shared rows if none is longer than `together`. None at all are an empty slot."""
+def pack(sequences: Sequence[Tokens], *, together: int, most_slots: int | None = None) -> Packed:
+    """Lay sequences out, in shared rows if none is longer than `together`. None at all are an empty slot.
+
+    Takes the cheapest layout of at most `most_slots`, where there is one.
+    """
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
     longest = int(lengths.max(initial=1))
     if longest <= together and len(sequences) > 1:
         order = sorted(range(len(sequences)), key=lambda index: sequences[index].tolist())
         alike = [_alike(sequences[one], sequences[other]) for one, other in pairwise(order)]
-        rows = _cheapest(lengths, _kinship(order, alike))
+        rows = _cheapest(lengths, _kinship(order, alike), most_slots)
         if rows is not None:
             return _lay_together(sequences, rows, order)
     ids = np.zeros((max(1, len(sequences)), longest), np.int64)
@@ -78,17 +83,29 @@ def _kinship(order: Sequence[int], alike: Sequence[int]) -> Ints:
     return kin
 
 
-def _cheapest(lengths: Ints, kin: Ints) -> list[int] | None:
+def _cheapest(lengths: Ints, kin: Ints, most_slots: int | None) -> list[int] | None:
     """The row of each sequence, for the number of rows that costs least; None: a row for each."""
+
+    def price(slots: int, cost: float) -> tuple[int, float]:
+        return (0 if most_slots is None or slots <= most_slots else slots), cost
+
     count, longest = len(lengths), int(lengths.max())
     # A row of one sequence is causal, and attention skips the half that is not seen.
-    best, found = GAIN * count * longest * (1 + longest / (2 * DEAR_ROW)), None
-    for rows in np.unique(np.geomspace(1, count, min(count, MOST_COUNTS)).astype(int)):
-        dealt, size = _deal(lengths, kin, int(rows))
-        cost = rows * size * (1 + size / DEAR_ROW)
-        if cost < best:
-            best, found = cost, dealt
+    best = price(count * longest, GAIN * count * longest * (1 + longest / (2 * DEAR_ROW)))
+    found = None
+    for rows in _counts(count):
+        dealt, size = _deal(lengths, kin, rows)
+        offer = price(rows * size, rows * size * (1 + size / DEAR_ROW))
+        if size <= MOST_ROW and offer < best:
+            best, found = offer, dealt
     return found
+
+
+def _counts(most: int) -> Iterable[int]:
+    """1 to `most`, closer to each other where they are few."""
+    if most <= MOST_COUNTS:
+        return range(1, most + 1)
+    return (int(rows) for rows in np.unique(np.geomspace(1, most, MOST_COUNTS).round()))
 
 
 def _deal(lengths: Ints, kin: Ints, rows: int) -> tuple[list[int], int]:

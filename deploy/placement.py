@@ -5,6 +5,7 @@ Reserving everything at once means that a run which does not fit says so before 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,11 @@ PROCESS = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""Environment of every actor, read when its process starts."""
+"""Environment of every actor that computes, read when its process starts; what the user has set stays."""
+
+
+def _process() -> dict[str, str]:
+    return {name: os.environ.get(name, value) for name, value in PROCESS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +116,7 @@ class Reservation:
             "name": name,
             "num_cpus": place.cpus,
             "num_gpus": place.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(place.threads), **PROCESS}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(place.threads), **_process()}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 placement_group=self._group, placement_group_bundle_index=index
             ),

@@ -31,7 +31,7 @@ class Batch:
     names: tuple[str, ...]
     """prompt#sample of each answer."""
     ids: Tensor
-    """int64 [R, L]; a causal model cannot see the zeros to the right of an answer, so it needs no mask."""
+    """int64 [R, L]; a causal model cannot see the zeros to the right of an answer that has a row alone."""
     places: Tensor | None
     """int64 [R, L]: position of each slot in its own answer; None where each row holds one answer."""
     sees: Tensor | None

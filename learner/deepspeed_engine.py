@@ -111,7 +111,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         if self.stage == 0 and dist.get_world_size() == 1:
-            # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same.
+            # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same. Its
+            # zeros for what had no gradient are made in `_clip_before_step`.
             self._engine.enable_backward_allreduce = False
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
@@ -137,6 +138,9 @@ class DeepSpeedEngine:
     def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """At stage 0: clip, or leave the optimiser nothing to step with where the norm is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:  # so momentum and decay move it, as with many ranks
+                parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._norm = norm.item()
         if not torch.isfinite(norm):

@@ -24,7 +24,7 @@ from .divergences import Divergence
 from .objective import TokenLoss
 
 CHUNK_TOKENS = 512
-"""Positions per chunk. Below it matrix products lose speed; above it buffers grow for nothing gained."""
+"""Positions per chunk, where nobody says otherwise: above it buffers grow for nothing gained."""
 
 _LOW_PRECISION_ROWS = 8192
 """Vocabulary rows per product where gradients in low precision are added to wide sums."""

@@ -27,7 +27,7 @@ from .verdict import verdict
 
 TEACHER = Shape(layers=6, width=256, vocabulary=4000)
 STUDENT = Shape(layers=3, width=128, vocabulary=4000)
-BUDGETS = {"stories": 200_000, "dolly": 50_000}
+BUDGETS = {"stories": 200_000, "dolly": 40_000}
 """Trained student positions of each run: some 4,000 answers, stories being four times as long."""
 
 
@@ -66,7 +66,7 @@ def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path
     """A teacher and a student with one tokenizer, from nothing; kept once they are made."""
     models = args.out / "models"
     texts = prepare_dolly(args.shared, data)
-    for name, shape, steps in (("teacher", TEACHER, 200), ("student", STUDENT, 200)):
+    for name, shape, steps in (("teacher", TEACHER, 150), ("student", STUDENT, 150)):
         if (models / name / "last").exists():
             continue
         if (models / name / "metrics.jsonl").exists():

@@ -100,6 +100,14 @@ def test_batches_hold_every_passage_once_within_the_limit():
     assert list(batches([], 40)) == []
 
 
+def test_passages_that_may_share_rows_stay_in_their_order_in_batches_of_their_sum():
+    lengths = [3, 7, 8, 8, 1, 20, 19, 5]
+    groups = list(batches(lengths, 40, together=20))
+    assert [i for group in groups for i in group] == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in group) <= 40 for group in groups)
+    assert list(batches(lengths, 40, together=19)) == list(batches(lengths, 40))
+
+
 def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
     given = [*passages(2), rollout(passages(3)[2], sample=4)]
     _, summary = apart(folders["llama"]).score(given, temperature=1.0, with_hidden=False)

@@ -6,7 +6,7 @@ import torch
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.errors import ModelError
 from minillm_ray.common.heads import Head, check_head, final_hidden, read_head, shares_rows
-from minillm_ray.common.packing import pack
+from minillm_ray.common.packing import MOST_ROW, pack
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 SMALL = {
@@ -163,9 +163,31 @@ def test_a_family_that_takes_no_positions_shares_no_rows():
     assert shares_rows(tiny("bloom", n_layer=2, n_head=2)) == 0
 
 
+def test_a_model_with_a_window_shares_rows_of_what_fits_into_it():
+    model = tiny("mistral", sliding_window=8)
+    assert shares_rows(model) == 8
+    words = [np.arange(3 + n, 11 + n, dtype=np.int32) for n in range(4)]
+    words[1][:3] = words[0][:3]
+    packed = pack(words, together=8)
+    assert packed.sees is not None
+    ids, places, sees = (
+        torch.from_numpy(a) for a in (packed.ids, packed.places, packed.sees) if a is not None
+    )
+    with torch.no_grad():
+        together = final_hidden(model, ids, places=places, sees=sees).flatten(0, 1)
+        for word, slots in zip(words, packed.slots, strict=True):
+            alone = final_hidden(model, torch.from_numpy(word.astype(np.int64))[None])[0]
+            torch.testing.assert_close(together[torch.from_numpy(slots)], alone, rtol=1e-4, atol=1e-5)
+    assert pack([np.arange(9, dtype=np.int32), *words], together=shares_rows(model)).sees is None
+
+
+def test_a_model_in_16_bits_shares_rows_too():
+    assert shares_rows(tiny("llama").bfloat16()) > 0
+
+
 def test_a_window_of_attention_bounds_what_shares_rows():
     model = tiny("llama")
-    assert shares_rows(model) > 1_000_000
+    assert shares_rows(model) == MOST_ROW
     model.config.sliding_window = 64
     assert shares_rows(model) == 64
     model.config.window_size = 64

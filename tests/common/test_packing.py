@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from minillm_ray.common.packing import pack
+from minillm_ray.common.packing import MOST_ROW, pack
 
 ANY = 10_000
 WORDS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), max_size=12)
@@ -82,6 +82,19 @@ def test_a_sequence_longer_than_may_share_keeps_all_apart() -> None:
     words = arrays([[1, 2, 3], [1, 2], [1, 2, 4]])
     assert pack(words, together=2).places is None
     assert pack(words, together=3).places is not None
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=8))
+def test_a_layout_keeps_to_its_most_slots_where_one_does(lengths: list[int]) -> None:
+    one_row = sum(lengths)
+    packed = pack(sequences(lengths), together=ANY, most_slots=one_row)
+    assert packed.ids.size <= one_row or one_row > MOST_ROW
+
+
+def test_no_shared_row_is_longer_than_the_longest_allowed() -> None:
+    packed = pack(sequences([1500] * 4 + [10] * 40), together=ANY)
+    assert packed.sees is not None
+    assert packed.ids.shape[1] <= MOST_ROW
 
 
 @pytest.mark.parametrize("count", [8, 32, 128])
