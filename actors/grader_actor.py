@@ -27,6 +27,10 @@ class GraderActor:
         """Answers once this process runs."""
         return self._name
 
+    def become(self, tokenizer: Decodes) -> None:
+        """Read another model's answers from now on."""
+        self._grader = Grader(tokenizer)
+
     def grade(
         self,
         seed: int,

@@ -58,14 +58,20 @@ class Measurer:
         batch_tokens: int = 2048,
     ):
         """Takes loaded models of one tokenizer. Raises ModelError for a head of an unknown kind."""
-        self._model, self._teacher = model.eval(), teacher.eval() if teacher is not None else None
-        self._head = read_head(model, vocabulary)
-        check_head(model, self._head)
+        self._teacher, self._vocabulary = teacher.eval() if teacher is not None else None, vocabulary
         self._teacher_head = read_head(teacher, vocabulary) if teacher is not None else None
         if teacher is not None and self._teacher_head is not None:
             check_head(teacher, self._teacher_head)
-        self._together = min(shares_rows(m) for m in (model, teacher) if m is not None)
         self._batch_tokens = batch_tokens
+        self.become(model)
+
+    def become(self, model: PreTrainedModel) -> None:
+        """Read with another model from now on, beside the same teacher."""
+        teacher = self._teacher
+        self._model = model.eval()
+        self._head = read_head(model, self._vocabulary)
+        check_head(model, self._head)
+        self._together = min(shares_rows(m) for m in (model, teacher) if m is not None)
         known = [
             getattr(m.config.get_text_config(), "max_position_embeddings", None)
             for m in (model, teacher)

@@ -47,6 +47,12 @@ class MeasurerActor:
         self._measurer: Measurer = Measurer.load(self._model, self._teacher, self._settings, self._vocabulary)
         return {"name": self._name, "pid": os.getpid()}
 
+    def become(self, model: ModelConfig) -> None:
+        """Read with another model from now on, beside the same teacher. Raises ModelError."""
+        from .scorer import load_model
+
+        self._measurer.become(load_model(model.path, model.revision, self._settings.precision, "student"))
+
     def measure(
         self, passages: Sequence[Passage], compare: bool
     ) -> tuple[list[PassageMeasure], BatchSummary]:

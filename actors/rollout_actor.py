@@ -75,6 +75,10 @@ class RolloutActor:
         """See Sampler.load."""
         return self._sampler.load(manifest)
 
+    def become(self, student: ModelConfig) -> None:
+        """See VllmEngine.become."""
+        self._engine.become(local_folder(student))
+
     def teacher_checksum(self) -> int | None:
         """crc32 of the teacher inside the engine; no update may change it. None without a teacher."""
         return self._engine.teacher_checksum()

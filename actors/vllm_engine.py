@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.imports import collector_paused
-from ..common.messages import Floats, Ids, Prompt, SamplingSpec
+from ..common.messages import Floats, Ids, Prompt, SamplingSpec, WeightVersion
 from ..common.weights import WeightManifest
 from .sampler import Drawn, Fetch, sample_numbers
 
@@ -76,6 +76,7 @@ class VllmEngine:
             torch.set_num_threads(threads)
         self.vocabulary = vocabulary
         self.max_tokens = max_tokens
+        self._precision = settings.precision
         self.eos_ids = end_of_sequence_ids(student)
         _check_lengths([path for path in (student, teacher) if path], max_tokens)
         with collector_paused():
@@ -132,6 +133,16 @@ class VllmEngine:
         self._engine.collective_rpc("update_weights", kwargs=update)
         self._engine.collective_rpc("finish_weight_update")
         self._forget_prefixes()
+
+    def become(self, student: str) -> None:
+        """Answer as another student of the same shape from now on, without a new start.
+
+        Raises ModelError if its parameters are not those of the student that this engine was made for.
+        """
+        from .vllm_weights import manifest_of
+
+        self.load(manifest_of(student, WeightVersion(1), self._precision), lambda reference: reference)
+        self.eos_ids = end_of_sequence_ids(student)
 
     def teacher_checksum(self) -> int | None:
         """See TeacherMixedForCausalLM.teacher_checksum."""

@@ -23,7 +23,8 @@ from vllm.model_executor.model_loader.reload import (
 )
 
 from ..common.errors import ModelError
-from ..common.weights import WeightManifest, checksum, views
+from ..common.messages import WeightVersion
+from ..common.weights import WeightBucket, WeightManifest, checksum, lay_out, views
 from .sampler import Fetch
 
 Shapes = dict[str, tuple[int, ...]]
@@ -91,6 +92,20 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     @property
     def _student(self) -> Any:
         return self.model.student
+
+
+def manifest_of(model: str, version: WeightVersion, dtype: str) -> WeightManifest:
+    """The weights of a folder as an update: a bucket for each parameter, whose reference is its bytes."""
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), use_safetensors=True)
+    buckets: list[WeightBucket] = []
+    for name, parameter in network.named_parameters():
+        flat = parameter.detach().contiguous().view(-1).view(torch.uint8).numpy()
+        slots, num_bytes = lay_out([(name, tuple(parameter.shape), dtype)])
+        flat = np.pad(flat, (0, num_bytes - len(flat))) if num_bytes > len(flat) else flat
+        buckets.append(WeightBucket(ref=flat, slots=slots, num_bytes=num_bytes, checksum=checksum(flat)))
+    return WeightManifest(version=version, buckets=tuple(buckets))
 
 
 def parameter_shapes(model: str) -> Shapes:

@@ -25,7 +25,7 @@ from .placement import Place, Reservation
 
 
 class EvalCast:
-    """All roles of an evaluation, for one model. Holds references of answers, never tokens."""
+    """All roles of an evaluation, for one model at a time. Holds references of answers, never tokens."""
 
     def __init__(
         self, config: EvalConfig, model: ModelConfig, vocabulary: int, reserved: Reservation, compares: bool
@@ -62,6 +62,13 @@ class EvalCast:
     def come_up(self) -> None:
         """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
         wait_for(self._all(), self._timeout_s)
+
+    def become(self, model: ModelConfig) -> None:
+        """Look at another model of the same shape from now on: all processes stay, only weights change."""
+        model = plain_model(model)
+        result_of(self._grader.become.remote(load_tokenizer(model, "models")), "grader")
+        for pool in (self._rollouts, self._measurers):
+            pool.tell_all(lambda actor: actor.become.remote(model))
 
     def _all(self) -> list[Any]:
         return [self._grader, *self._rollouts.actors, *self._measurers.actors]

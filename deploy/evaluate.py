@@ -7,7 +7,9 @@ data set begins. Answers stay in the object store; only numbers pass through her
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group
 from rich.text import Text
@@ -23,13 +25,13 @@ from ..common.eval_config import (
 )
 from .cluster import cluster
 from .compare import Comparison, compare, render
-from .eval_cast import eval_cast
+from .eval_cast import EvalCast, eval_cast
 from .eval_data import Task, load_task
 from .eval_folder import EvalFolder, mark_of
 from .eval_rows import Part, Row, comparisons_of, rows_of
 from .examination import Examination, TeacherAnswers, samples_answers
 from .faults import cache_faults, model_faults
-from .models import ModelFacts, describe_model, load_tokenizer, shared_vocabulary
+from .models import ModelFacts, describe_model, load_tokenizer, shape_of, shared_vocabulary
 from .progress import Progress
 from .recorder import summary_of
 
@@ -256,16 +258,50 @@ def _measure_all(
                 progress.say(f"Ray dashboard: {dashboard}")
             progress.start_steps(len(found), total)
             shared = TeacherAnswers()
-            for candidate in candidates:
-                missing = [
-                    (task, mark)
-                    for task, mark in zip(candidate.tasks, candidate.marks, strict=True)
-                    if (candidate.name, task.name) not in found
-                ]
-                if missing:
-                    for part in _measure_model(config, folder, candidate, missing, shared, progress):
-                        found.add(part)
-                        progress.step(len(found))
+            with _Stage(config, progress) as stage:
+                for candidate in candidates:
+                    missing = [
+                        (task, mark)
+                        for task, mark in zip(candidate.tasks, candidate.marks, strict=True)
+                        if (candidate.name, task.name) not in found
+                    ]
+                    if missing:
+                        for part in _measure_model(config, folder, candidate, missing, shared, stage):
+                            found.add(part)
+                            progress.step(len(found))
+
+
+class _Stage:
+    """The actors of one model, which go on to the next one where it has the same shape."""
+
+    def __init__(self, config: EvalConfig, progress: Progress):
+        self.progress = progress
+        self._config, self._open = config, ExitStack()
+        self._key: tuple[Any, ...] | None = None
+        self._players: EvalCast | None = None
+
+    def __enter__(self) -> _Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def players(self, candidate: _Candidate, *, samples: bool, reads: bool) -> EvalCast:
+        """The actors, all of this model."""
+        model, vocabulary, compares = candidate.model, candidate.vocabulary, candidate.compares
+        key = shape_of(model), vocabulary, samples, reads, compares
+        if self._players is not None and key == self._key:
+            self.progress.phase(f"{candidate.name}: loading weights")
+            self._players.become(model)
+            return self._players
+        self._open.close()
+        self._key, self._players = None, None
+        self.progress.phase(f"{candidate.name}: starting actors")
+        players = self._open.enter_context(
+            eval_cast(self._config, model, vocabulary, samples=samples, reads=reads, compares=compares)
+        )
+        self._key, self._players = key, players
+        return players
 
 
 def _measure_model(
@@ -274,26 +310,22 @@ def _measure_model(
     candidate: _Candidate,
     missing: Sequence[tuple[Task, str]],
     shared: TeacherAnswers,
-    progress: Progress,
+    stage: _Stage,
 ) -> Iterator[Part]:
     """Each missing part of one model, kept as soon as it is whole."""
     samples = any(samples_answers(config, task) for task, _ in missing)
     reads = candidate.compares or any(
         task.is_classification or (config.wants("lm_loss") and task.given) for task, _ in missing
     )
-    progress.phase(f"{candidate.name}: starting actors")
-    with eval_cast(
-        config, candidate.model, candidate.vocabulary,
-        samples=samples, reads=reads, compares=candidate.compares,
-    ) as players:  # fmt: skip
-        for task, mark in missing:
-            kept = folder.kept(candidate.name, task.name, mark)
-            # What an earlier call measured stays, and is measured with the rest.
-            metrics = {*_wanted(config), *(kept.metrics if kept is not None else ())}
-            whole = config.model_copy(update={"metrics": tuple(sorted(metrics))})
-            part = Examination(
-                whole, folder, candidate.name, task, players, progress, shared,
-                compares=candidate.compares, vocabulary=candidate.vocabulary,
-            ).at_all()  # fmt: skip
-            folder.keep(part, mark)
-            yield part
+    players = stage.players(candidate, samples=samples, reads=reads)
+    for task, mark in missing:
+        kept = folder.kept(candidate.name, task.name, mark)
+        # What an earlier call measured stays, and is measured with the rest.
+        metrics = {*_wanted(config), *(kept.metrics if kept is not None else ())}
+        whole = config.model_copy(update={"metrics": tuple(sorted(metrics))})
+        part = Examination(
+            whole, folder, candidate.name, task, players, stage.progress, shared,
+            compares=candidate.compares, vocabulary=candidate.vocabulary,
+        ).at_all()  # fmt: skip
+        folder.keep(part, mark)
+        yield part

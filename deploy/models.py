@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import subprocess
 import sys
 import tempfile
@@ -151,6 +152,15 @@ def _file_names(model: ModelConfig) -> list[str] | None:
 
 def _short(fault: BaseException) -> str:
     return str(fault).strip().splitlines()[0]
+
+
+def shape_of(model: ModelConfig) -> str:
+    """All that a model's config says but its name: two of one shape can hold each other's weights."""
+    from transformers import AutoConfig
+
+    told = AutoConfig.from_pretrained(model.path, revision=model.revision).to_dict()
+    names = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+    return json.dumps({key: told[key] for key in sorted(told.keys() - set(names))}, default=str)
 
 
 def load_tokenizer(model: ModelConfig, key: str) -> PreTrainedTokenizerBase:

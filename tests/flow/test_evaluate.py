@@ -14,6 +14,8 @@ import pytest
 import torch
 from minillm_ray.actors.evaluation.buckets import ALL, LENGTH_BUCKETS
 from minillm_ray.deploy.api import evaluate, load_eval
+from minillm_ray.deploy.eval_cast import eval_cast
+from minillm_ray.tests.tiny_models import tiny_model
 from rouge_score import rouge_scorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -52,9 +54,11 @@ class Found:
         return rows.iloc[0]
 
 
-def settings(models: tuple[Path, Path], data: list[Path], out: Path, *more: str) -> Any:
+def settings(
+    models: tuple[Path, ...], data: list[Path], out: Path, *more: str, teacher: Path | None = None
+) -> Any:
     flags = {
-        "models": [str(m) for m in models], "teacher": str(models[0]),
+        "models": [str(m) for m in models], "teacher": str(teacher or models[0]),
         "data": [str(d) for d in data], "out": out,
     }  # fmt: skip
     return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "seeds=2", *more], flags)
@@ -202,6 +206,36 @@ def test_two_models_are_tested_on_the_same_prompts(found):
     assert row["difference"] == pytest.approx(theirs - ours)
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["n"] == 6
+
+
+def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alone(
+    found, data, tmp_path, monkeypatch
+):
+    teacher, student = found.models
+    other = tiny_model("llama", tmp_path / "other", seed=5, width=64, layers=1, tied=True)
+    started = []
+
+    def counted(*args: Any, **kinds: Any) -> Any:
+        started.append(args)
+        return eval_cast(*args, **kinds)
+
+    monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", counted)
+    config = settings((other, student), data, tmp_path / "out", teacher=teacher)
+    rows = evaluate(config).rows
+    assert len(started) == 1, "the second model needs no new actors"
+
+    def of(rows: list[dict[str, Any]], model: Path) -> dict[tuple[Any, ...], list[float | None]]:
+        return {
+            (row["data"], row["metric"], row["bucket"], row["seed"]): [row[c] for c in ("value", "low", "high", "n")]
+            for row in rows
+            if row["model"] == str(model)
+        }  # fmt: skip
+
+    after, alone = of(rows, student), of(json.loads(found.read["results.json"]), student)
+    assert after.keys() == alone.keys()
+    for key, want in alone.items():
+        assert after[key] == pytest.approx(want, rel=1e-4, abs=1e-5), key
+    assert of(rows, other) != after
 
 
 def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, data, monkeypatch):
