@@ -225,11 +225,10 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
     assert len(started) == 1, "the second model needs no new actors"
 
     def of(rows: list[dict[str, Any]], model: Path) -> dict[tuple[Any, ...], list[float | None]]:
-        return {
-            (row["data"], row["metric"], row["bucket"], row["seed"]): [row[c] for c in ("value", "low", "high", "n")]
-            for row in rows
-            if row["model"] == str(model)
-        }  # fmt: skip
+        mine = [row for row in rows if row["model"] == str(model)]
+        names = [(row["data"], row["metric"], row["bucket"], row["seed"]) for row in mine]
+        figures = [[row[c] for c in ("value", "low", "high", "n")] for row in mine]
+        return dict(zip(names, figures, strict=True))
 
     after, alone = of(rows, student), of(json.loads(found.read["results.json"]), student)
     assert after.keys() == alone.keys()
