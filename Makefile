@@ -18,7 +18,7 @@ help:
 	@echo '  make format        let ruff put imports and lines in order'
 	@echo '  make demo-models   train the two small models that the demo begins with, from nothing'
 	@echo '  make bench         ours against TRL and against bare loops, as ratios (long; ONLY=head for one part)'
-	@echo '  make pilot         six methods, three seeds, two small pairs: the pilot of the study (77 minutes, resumable)'
+	@echo '  make pilot         six methods, three seeds, two small pairs: the pilot of the study (under an hour, resumable)'
 	@echo '  make constraints   write constraints-cpu.txt anew from .venv'
 	@echo '  make clean         remove caches, build leftovers and runs/demo'
 

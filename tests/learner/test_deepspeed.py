@@ -27,6 +27,7 @@ from minillm_ray.tests.learner.worlds import (
     World,
     meet_a_bad_answer,
     step_on_infinity,
+    step_on_the_body_alone,
     train,
     train_in_halves,
 )
@@ -195,6 +196,20 @@ def test_a_gradient_that_is_not_finite_moves_nothing(
         for norm, moved in worlds[size].run(step_on_infinity, config, scene):
             assert not np.isfinite(norm)
             assert not moved
+
+
+def test_decay_moves_what_has_no_gradient_on_one_rank_as_on_two(
+    worlds: dict[int, World], tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path, tied=False)
+    config = run_config(scene, optimizer={"name": "adamw", "lr": 1e-2, "weight_decay": 0.5})
+    ends = []
+    for size in (1, 2):
+        ranked = config.model_copy(update={"learner": config.learner.model_copy(update={"ranks": size})})
+        before, after = worlds[size].run(step_on_the_body_alone, ranked, scene)[0]
+        assert np.abs(after - before).max() > 1e-5
+        ends.append(after)
+    np.testing.assert_array_equal(*ends)
 
 
 @pytest.mark.parametrize("stage", STAGES)

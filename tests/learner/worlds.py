@@ -164,6 +164,25 @@ def step_on_infinity(
     return norm, any((before[name] != after[name]).any() for name in before)
 
 
+def step_on_the_body_alone(
+    rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene
+) -> tuple[np.ndarray, np.ndarray]:
+    """An output layer that no loss reaches, before and after a step."""
+    learner = Learner(rank, world, device, config, scene)
+
+    def use(hidden: torch.Tensor, head: Head) -> FusedLoss:
+        nothing = hidden.new_zeros(0)
+        return FusedLoss(loss=hidden.square().sum(), divergence=nothing, logprobs=nothing, figures={})
+
+    some = Passage(prompt_id="x", prompt_ids=np.ones(1, np.int32), answer_ids=np.ones(4, np.int32))
+    batch = batch_of([some], torch.device("cpu"), hidden=False)
+    before = learner.weights()["lm_head.weight"]
+    for _ in range(2):  # a first step warms the rate up from nothing
+        learner.engine.backward(learner.engine.run(batch, use, train=True).loss)
+        learner.engine.step()
+    return before, learner.weights()["lm_head.weight"]
+
+
 def published(
     rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene, dtype: str
 ) -> tuple[list[tuple[int, dict[str, np.ndarray]]] | None, dict[str, np.ndarray]]:
