@@ -16,7 +16,7 @@ from .models import ModelFacts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MIB, GIB = 1 << 20, 1 << 30
-RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "writer": 350 * MIB}
+RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "writer": 400 * MIB}
 """What a role holds beside models and caches: Python, Ray, torch, and the engine of vLLM; measured."""
 CHUNK_TENSORS = {"jsd": 4, "skew_kl": 4, "skew_reverse_kl": 4, "atkd": 5, "akl": 8}
 """[chunk, vocabulary] tensors that a divergence holds at a time, read off its code; 2 if it is not here."""
