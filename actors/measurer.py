@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.config import ModelConfig, ScoringConfig
-from ..common.heads import check_head, read_head, shares_rows
+from ..common.heads import check_head, longest_shared, read_head
 from ..common.messages import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
 from .scorer import Reading, batches, check_passage, load_model, num_inputs
 
@@ -71,7 +71,7 @@ class Measurer:
         self._model = model.eval()
         self._head = read_head(model, self._vocabulary)
         check_head(model, self._head)
-        self._together = min(shares_rows(m) for m in (model, teacher) if m is not None)
+        self._together = min(longest_shared(m) for m in (model, teacher) if m is not None)
         known = [
             getattr(m.config.get_text_config(), "max_position_embeddings", None)
             for m in (model, teacher)

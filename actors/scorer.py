@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..common.config import Precision, ScoringConfig
 from ..common.errors import DataError, ModelError
-from ..common.heads import check_head, final_hidden, read_head, shares_rows
+from ..common.heads import check_head, final_hidden, longest_shared, read_head
 from ..common.messages import BatchSummary, Passage, Rollout, Scored
 from ..common.packing import pack
 
@@ -63,7 +63,7 @@ class Scorer:
         self._model = model.eval()
         self._head = read_head(model, vocabulary)
         check_head(model, self._head)
-        self._together = shares_rows(model)
+        self._together = longest_shared(model)
         self._batch_tokens = batch_tokens
         self._hidden_precision: Precision = hidden_precision
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

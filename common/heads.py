@@ -139,7 +139,7 @@ def final_hidden(
 
 
 @torch.no_grad()
-def shares_rows(model: PreTrainedModel, tolerance: float | None = None) -> int:
+def longest_shared(model: PreTrainedModel, tolerance: float | None = None) -> int:
     """How long sequences may be for this model to read them in shared rows (see `packing`) as if alone.
 
     0 where it cannot: it is tried on a few tokens, since families differ in what they make of positions and

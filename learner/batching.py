@@ -68,7 +68,7 @@ def batch_of(
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
 
-    Answers share rows if none is longer than `together`: what `heads.shares_rows` says of the model.
+    Answers share rows if none is longer than `together`: what `heads.longest_shared` says of the model.
     """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:

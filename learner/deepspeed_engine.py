@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.heads import Head, check_head, final_hidden, read_head, shares_rows
+from ..common.heads import Head, check_head, final_hidden, longest_shared, read_head
 from .batching import Batch
 from .fused_head import FusedLoss
 from .step import Result
@@ -93,7 +93,7 @@ class DeepSpeedEngine:
         self.student = load_student(model, learner, dropout=dropout)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
-        self.together = shares_rows(self.student)
+        self.together = longest_shared(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
             self._zero.register_external_parameter(module, head.weight)

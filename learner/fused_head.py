@@ -145,9 +145,8 @@ class _Gradients:
         self._begun = False
         self.wanted = any(wanted[:3])
 
-    @property
-    def weight(self) -> Tensor | None:
-        """Rows that no chunk has written hold nothing until here."""
+    def whole_weight(self) -> Tensor | None:
+        """The head's gradient, zeros in the rows that no chunk wrote."""
         if self._weight is not None:
             self._weight[self._head.vocabulary if self._begun else 0 :].zero_()
         return self._weight
@@ -208,7 +207,7 @@ class _Fused(torch.autograd.Function):
         as_they_are = scale.device.type == "cpu" and scale.item() == 1.0
         hidden, weight, bias = (
             gradient if gradient is None or as_they_are else gradient.mul_(scale)
-            for gradient in (gradients.hidden, gradients.weight, gradients.bias)
+            for gradient in (gradients.hidden, gradients.whole_weight(), gradients.bias)
         )
         return (
             hidden,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.heads import Head, check_head, final_hidden, read_head, shares_rows
+from minillm_ray.common.heads import Head, check_head, final_hidden, longest_shared, read_head
 from minillm_ray.common.packing import MOST_ROW, pack
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -144,7 +144,7 @@ def test_hidden_states_reach_the_body_of_the_model():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_that_may_share_rows_read_each_sequence_as_if_alone(family: str):
     model = tiny(family)
-    assert shares_rows(model) >= 64
+    assert longest_shared(model) >= 64
     begin = [3, 4, 5, 6]
     words = [np.array([*begin, *range(7, 7 + n)], np.int32) for n in (9, 5, 4, 2)]
     words += [np.array([*words[0][:6], 50, 51], np.int32), np.array([60, 61, 62], np.int32)]
@@ -160,12 +160,12 @@ def test_models_that_may_share_rows_read_each_sequence_as_if_alone(family: str):
 
 
 def test_a_family_that_takes_no_positions_shares_no_rows():
-    assert shares_rows(tiny("bloom", n_layer=2, n_head=2)) == 0
+    assert longest_shared(tiny("bloom", n_layer=2, n_head=2)) == 0
 
 
-def test_a_model_with_a_window_shares_rows_of_what_fits_into_it():
+def test_a_model_with_a_window_longest_shared_of_what_fits_into_it():
     model = tiny("mistral", sliding_window=8)
-    assert shares_rows(model) == 8
+    assert longest_shared(model) == 8
     words = [np.arange(3 + n, 11 + n, dtype=np.int32) for n in range(4)]
     words[1][:3] = words[0][:3]
     packed = pack(words, together=8)
@@ -178,20 +178,20 @@ def test_a_model_with_a_window_shares_rows_of_what_fits_into_it():
         for word, slots in zip(words, packed.slots, strict=True):
             alone = final_hidden(model, torch.from_numpy(word.astype(np.int64))[None])[0]
             torch.testing.assert_close(together[torch.from_numpy(slots)], alone, rtol=1e-4, atol=1e-5)
-    assert pack([np.arange(9, dtype=np.int32), *words], together=shares_rows(model)).sees is None
+    assert pack([np.arange(9, dtype=np.int32), *words], together=longest_shared(model)).sees is None
 
 
-def test_a_model_in_16_bits_shares_rows_too():
-    assert shares_rows(tiny("llama").bfloat16()) > 0
+def test_a_model_in_16_bits_longest_shared_too():
+    assert longest_shared(tiny("llama").bfloat16()) > 0
 
 
-def test_a_window_of_attention_bounds_what_shares_rows():
+def test_a_window_of_attention_bounds_what_longest_shared():
     model = tiny("llama")
-    assert shares_rows(model) == MOST_ROW
+    assert longest_shared(model) == MOST_ROW
     model.config.sliding_window = 64
-    assert shares_rows(model) == 64
+    assert longest_shared(model) == 64
     model.config.window_size = 64
-    assert shares_rows(model) == 0
+    assert longest_shared(model) == 0
 
 
 def test_figures_by_hand():
