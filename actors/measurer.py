@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.config import ModelConfig, ScoringConfig
-from ..common.heads import check_head, longest_shared, read_head
+from ..common.heads import check_head, read_head
 from ..common.messages import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
+from ..common.shared_rows import share
 from .scorer import Reading, batches, check_passage, load_model, num_inputs
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Measurer:
         self._model = model.eval()
         self._head = read_head(model, self._vocabulary)
         check_head(model, self._head)
-        self._together = min(longest_shared(m) for m in (model, teacher) if m is not None)
+        self._together = min(share(m) for m in (model, teacher) if m is not None)
         known = [
             getattr(m.config.get_text_config(), "max_position_embeddings", None)
             for m in (model, teacher)
@@ -108,9 +109,7 @@ class Measurer:
         found: dict[int, PassageMeasure] = {}
         lengths = [num_inputs(p) for p in passages]
         for places in batches(lengths, self._batch_tokens, together=self._together):
-            read = Reading(
-                [passages[i] for i in places], together=self._together, most_slots=self._batch_tokens
-            )
+            read = Reading([passages[i] for i in places], together=self._together)
             found |= dict(zip(places, self._measure_batch(read, compare), strict=True))
         return [found[i] for i in range(len(passages))], _summary(passages, time.perf_counter() - start)
 
@@ -177,11 +176,11 @@ class Measurer:
                 Passage(prompt_id=prompts[i].id, prompt_ids=prompts[i].token_ids, answer_ids=tokens[:1])
                 for i in places
             ]
-            read = Reading(batch, together=self._together, most_slots=self._batch_tokens)
+            read = Reading(batch, together=self._together)
             last = read.hidden(self._model)
             last = last.repeat_interleave(len(tokens), 0)
             wanted = torch.from_numpy(tokens.astype(np.int64)).to(last.device).repeat(len(batch))
-            logprobs = divergence.drawn_logprobs(last, self._head, wanted)
+            logprobs = divergence.drawn_logprobs(last, self._head, wanted)[0]
             found[places] = logprobs.view(len(batch), len(tokens)).cpu().numpy()
         return found
 

@@ -60,6 +60,8 @@ class TeacherMixedForCausalLM(nn.Module):
         self.mixture = Mixture()
         self.step: Step | None = None
         """The distributions of the step under way, for the sampler to look up what it drew."""
+        self.teacher_hidden: Tensor | None = None
+        """[N, H] what the teacher's output layer read in that step; None where alpha is 0."""
         self._student_width = 0
         self.student = _network(vllm_config, prefix, "student", block["student"])
         self.teacher = None
@@ -95,9 +97,10 @@ class TeacherMixedForCausalLM(nn.Module):
         """
         width = self._student_width
         student_logits = self._logits(self.student, hidden[:, :width])
-        teacher_logits = None
+        self.teacher_hidden = teacher_logits = None
         if hidden.shape[-1] > width:
-            teacher_logits = self._logits(self.teacher, hidden[:, width:])
+            self.teacher_hidden = hidden[:, width:].contiguous()
+            teacher_logits = self._logits(self.teacher, self.teacher_hidden)
         self.step = self.mixture.step(student_logits, teacher_logits)
         return self.step.mass
 

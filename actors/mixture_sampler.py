@@ -1,4 +1,4 @@
-"""Draws tokens inside vLLM, and keeps the three log-probs of each until the answers are done."""
+"""Draws tokens inside vLLM, and keeps what was known of each until the answers are done."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from vllm.v1.outputs import SamplerOutput
 
+from ..common.arrays import array_of
 from ..common.messages import Floats, Ids
 from .mixing import draw
 from .mixture_model import TeacherMixedForCausalLM
@@ -32,11 +33,17 @@ class MixtureSampler:
         self._answers: dict[str, int] = {}
         self._numbers: npt.NDArray[np.float64] = np.empty((0, 0))
         self._lengths: npt.NDArray[np.intp] = np.empty(0, np.intp)
-        self._steps: list[tuple[npt.NDArray[np.intp], Tensor, Tensor]] = []
+        self._steps: list[tuple[npt.NDArray[np.intp], Tensor, Tensor, Tensor | None]] = []
+        self._states: torch.dtype | None = None
 
-    def begin(self, answers: dict[str, int], seeds: Sequence[int], max_tokens: int) -> None:
-        """Expect a batch: which answer each request is, and each answer's seed."""
-        self._answers = answers
+    def begin(
+        self, answers: dict[str, int], seeds: Sequence[int], max_tokens: int, states: torch.dtype | None
+    ) -> None:
+        """Expect a batch: which answer each request is, and each answer's seed.
+
+        `states`: keep the teacher's hidden states too, in this type.
+        """
+        self._answers, self._states = answers, states
         self._numbers = np.stack([numbers(seed, max_tokens) for seed in seeds])
         self._lengths = np.zeros(len(seeds), np.intp)
         self._steps = []
@@ -49,24 +56,29 @@ class MixtureSampler:
         """
         step, self._model.step = self._model.step, None
         assert step is not None, "the model runs before the sampler"
+        hidden, self._model.teacher_hidden = self._model.teacher_hidden, None
+        kept = hidden.to(self._states) if hidden is not None and self._states is not None else None
         which = np.array([self._answers[request] for request in self._request_ids()], np.intp)
         uniforms = torch.from_numpy(self._numbers[which, self._lengths[which]])
         self._lengths[which] += 1
         drawn = draw(logits, uniforms)
-        self._steps.append((which, drawn, step.log_probs(drawn)))
+        self._steps.append((which, drawn, step.log_probs(drawn), kept))
         return SamplerOutput(sampled_token_ids=drawn.to(torch.int32)[:, None], logprobs_tensors=None)
 
-    def finish(self) -> list[tuple[Ids, Floats]]:
-        """Each answer's tokens [T], and their log p~, log q and log p [3, T]."""
+    def finish(self) -> list[tuple[Ids, Floats, npt.NDArray[Any] | None]]:
+        """Each answer's tokens [T], their log p~, log q and log p [3, T], and the teacher's states [T, H]."""
         which = np.concatenate([step[0] for step in self._steps])
         order = np.argsort(which, kind="stable")
         ids = torch.cat([step[1] for step in self._steps]).cpu().numpy()[order].astype(np.int32)
         log_probs = torch.cat([step[2] for step in self._steps]).cpu().numpy()[order]
+        states = [step[3] for step in self._steps if step[3] is not None]
+        hidden = array_of(torch.cat(states))[order] if states else None
         ends = np.cumsum(self._lengths)
         self._steps = []
+        spans = [slice(end - length, end) for end, length in zip(ends, self._lengths, strict=True)]
         return [
-            (ids[end - length : end].copy(), log_probs[end - length : end].T.copy())
-            for end, length in zip(ends, self._lengths, strict=True)
+            (ids[span].copy(), log_probs[span].T.copy(), None if hidden is None else hidden[span].copy())
+            for span in spans
         ]
 
 

@@ -25,6 +25,8 @@ class Chunk:
     ref: Any
     """Reference of a list of passages, rollouts or scored ones."""
     summary: BatchSummary
+    scored: bool = False
+    """Whether the teacher saw them while they were drawn."""
 
     def __len__(self) -> int:
         return len(self.summary)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import ray
 
 from ..common.config import EngineConfig, ModelConfig
-from ..common.messages import BatchSummary, Prompt, Rollout, SamplingSpec
+from ..common.messages import BatchSummary, Prompt, Rollout, SamplingSpec, Scored
 from ..common.weights import WeightManifest
 from .hub import local_folder
 from .sampler import Sampler
@@ -67,7 +67,9 @@ class RolloutActor:
             "vllm": vllm.__version__,
         }
 
-    def roll(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[Rollout], BatchSummary]:
+    def roll(
+        self, prompts: Sequence[Prompt], spec: SamplingSpec
+    ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
         """See Sampler.roll."""
         return self._sampler.roll(prompts, spec)
 

@@ -20,6 +20,7 @@ from ..common.messages import (
     Prompt,
     Rollout,
     SamplingSpec,
+    Scored,
     WeightVersion,
 )
 from ..common.metrics import Metrics
@@ -38,6 +39,7 @@ class Drawn:
     student_logprobs: Floats  # [T]
     mixed_teacher_logprobs: Floats | None  # [T], None where alpha = 0
     finish: FinishReason
+    teacher_states: npt.NDArray[np.generic] | None = None  # [T, H] where the spec asks for them
 
 
 @runtime_checkable
@@ -66,9 +68,12 @@ class Sampler:
         self._fetch = fetch
         self.version = WeightVersion(0)
 
-    def roll(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[Rollout], BatchSummary]:
+    def roll(
+        self, prompts: Sequence[Prompt], spec: SamplingSpec
+    ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
         """`spec.samples` answers to each prompt, in order, and what the driver may know of them.
 
+        Scored ones where `spec.states` asks for that: mixed sampling has computed all that scoring would.
         A prompt that cannot be answered in full length is dropped with a reason: an answer cut short
         by the engine's limit would look as if the student had more to say.
         """
@@ -80,7 +85,13 @@ class Sampler:
             self._rollout(prompt, sample, answer)
             for (prompt, sample), answer in zip(owners, drawn, strict=True)
         ]
-        return rollouts, _summary(rollouts, dropped, time.perf_counter() - start)
+        given: list[Rollout] | list[Scored] = rollouts
+        if spec.states is not None:
+            assert spec.temperature == 1, (
+                "log p at the sampling temperature stands for both of a scored answer"
+            )
+            given = [_scored(rollout, one, spec.states) for rollout, one in zip(rollouts, drawn, strict=True)]
+        return given, _summary(rollouts, dropped, time.perf_counter() - start)
 
     def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
         """Take on newer weights; their version, and the seconds it took.
@@ -126,6 +137,18 @@ class Sampler:
             newest=self.version,
             finish=drawn.finish,
         )
+
+
+def _scored(rollout: Rollout, drawn: Drawn, dtype: str) -> Scored:
+    log_p = rollout.mixed_teacher_logprobs
+    assert log_p is not None, "states of a teacher that was not mixed in"
+    return Scored(
+        passage=rollout,
+        teacher_logprobs=log_p,
+        plain_teacher_logprobs=log_p,
+        hidden=drawn.teacher_states,
+        hidden_dtype=dtype,
+    )
 
 
 def sample_numbers(prompt: Prompt, spec: SamplingSpec) -> range:

@@ -7,40 +7,35 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..common.arrays import array_of, tensor_of
 from ..common.config import Precision, ScoringConfig
+from ..common.divergence import drawn_logprobs
 from ..common.errors import DataError, ModelError
-from ..common.heads import check_head, final_hidden, longest_shared, read_head
+from ..common.heads import check_head, read_head
 from ..common.messages import BatchSummary, Passage, Rollout, Scored
 from ..common.packing import pack
+from ..common.shared_rows import Layout, read, share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-CHUNK_LOGITS = 1 << 24
-"""Logits that exist at a time: 64 MiB in float32, and the same again for their exponentials."""
 
 
 class Reading:
     """Passages laid out for one forward pass of any model that reads them."""
 
-    def __init__(self, passages: Sequence[Passage], *, together: int, most_slots: int | None = None):
+    def __init__(self, passages: Sequence[Passage], *, together: int):
         self.passages = list(passages)
         read = [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages]
-        self.packed = pack(read, together=together, most_slots=most_slots)
+        self.packed = pack(read, together=together)
 
     def hidden(self, model: PreTrainedModel) -> Tensor:
         """The states that predict the answers' tokens: [sum of T, H], passage after passage."""
         packed = self.packed
-        ids, places, sees = (
-            None if array is None else torch.from_numpy(array).to(model.device)
-            for array in (packed.ids, packed.places, packed.sees)
-        )
-        assert ids is not None
-        states = final_hidden(model, ids, places=places, sees=sees)
+        ids = torch.from_numpy(packed.ids).to(model.device)
+        states = read(model, ids, Layout.of(packed, model.device))
         positions = [s[len(p.prompt_ids) - 1 :] for s, p in zip(packed.slots, self.passages, strict=True)]
         return states.flatten(0, 1)[torch.from_numpy(np.concatenate(positions)).to(states.device)]
 
@@ -63,7 +58,7 @@ class Scorer:
         self._model = model.eval()
         self._head = read_head(model, vocabulary)
         check_head(model, self._head)
-        self._together = longest_shared(model)
+        self._together = share(model)
         self._batch_tokens = batch_tokens
         self._hidden_precision: Precision = hidden_precision
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -97,11 +92,9 @@ class Scorer:
         slots = used = 0
         lengths = [num_inputs(p) for p in passages]
         for places in batches(lengths, self._batch_tokens, together=self._together):
-            read = Reading(
-                [passages[i] for i in places], together=self._together, most_slots=self._batch_tokens
-            )
-            slots, used = slots + read.packed.ids.size, used + read.packed.used
-            scored = self._score_batch(read, temperature, with_hidden)
+            reading = Reading([passages[i] for i in places], together=self._together)
+            slots, used = slots + reading.packed.ids.size, used + reading.packed.used
+            scored = self._score_batch(reading, temperature, with_hidden)
             found |= dict(zip(places, scored, strict=True))
         summary = BatchSummary(
             prompt_ids=tuple(p.prompt_id for p in passages),
@@ -113,6 +106,21 @@ class Scorer:
         )
         return [found[i] for i in range(len(passages))], summary
 
+    def states_gap(self, given: Scored) -> float:
+        """How far states of the teacher are from its own: largest distance over length, token by token.
+
+        For states that an engine has computed; other log-probs of the answer's tokens count too, in nats.
+        """
+        (own,), _ = self.score([given.passage], temperature=1.0, with_hidden=True)
+        assert own.hidden is not None
+        assert given.hidden is not None
+        mine, theirs = (
+            tensor_of(hidden, dtype).float()
+            for hidden, dtype in ((own.hidden, own.hidden_dtype), (given.hidden, given.hidden_dtype))
+        )
+        apart = float(((theirs - mine).norm(dim=-1) / mine.norm(dim=-1)).max())
+        return max(apart, float(np.abs(own.teacher_logprobs - given.teacher_logprobs).max()))
+
     def head(self) -> dict[str, Any]:
         """The output layer as arrays, cut to the shared vocabulary: the fields of common.heads.Head.
 
@@ -120,24 +128,30 @@ class Scorer:
         """
         head = self._head
         return {
-            "weight": _array(head.weight.detach()[: head.vocabulary]),
-            "bias": None if head.bias is None else _array(head.bias.detach()[: head.vocabulary]),
+            "weight": array_of(head.weight.detach()[: head.vocabulary]),
+            "bias": None if head.bias is None else array_of(head.bias.detach()[: head.vocabulary]),
             "scale": head.scale,
             "soft_cap": head.soft_cap,
             "vocabulary": head.vocabulary,
             "dtype": str(head.weight.dtype).removeprefix("torch."),
         }
 
-    def _score_batch(self, read: Reading, temperature: float, with_hidden: bool) -> list[Scored]:
-        batch, flat = read.passages, read.hidden(self._model)
+    def _score_batch(self, reading: Reading, temperature: float, with_hidden: bool) -> list[Scored]:
+        batch, flat = reading.passages, reading.hidden(self._model)
         lengths = [len(p.answer_ids) for p in batch]
         targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
-        tempered, plain = self._logprobs(flat, targets.to(flat.device), temperature)
+        found = drawn_logprobs(
+            flat,
+            self._head,
+            targets.to(flat.device),
+            temperatures=(1.0, temperature)[: 1 + (temperature != 1)],
+        )
+        plain, tempered = found[0].cpu().numpy(), found[-1].cpu().numpy()
         ends = np.cumsum(lengths)[:-1]
         states: list[Any] = [None] * len(batch)
         if with_hidden:
             kept = flat.to(getattr(torch, self._hidden_precision))
-            states = [_array(part) for part in kept.split(lengths)]
+            states = [array_of(part) for part in kept.split(lengths)]
         return [
             # copies: a slice would keep the whole batch alive, and travel with it
             Scored(
@@ -151,21 +165,6 @@ class Scorer:
                 batch, np.split(tempered, ends), np.split(plain, ends), states, strict=True
             )
         ]
-
-    def _logprobs(
-        self, hidden: Tensor, targets: Tensor, temperature: float
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Log p of `targets` [N] after `hidden` [N, H], at `temperature` and at 1, chunk by chunk."""
-        rows = max(1, CHUNK_LOGITS // self._head.vocabulary)
-        tempered, plain = [], []
-        for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = self._head.logits(part).float()
-            target = logits.gather(1, wanted[:, None])[:, 0]
-            plain.append(target - logits.logsumexp(1))
-            if temperature != 1.0:
-                tempered.append(target / temperature - logits.div_(temperature).logsumexp(1))
-        ones = torch.cat(plain).cpu().numpy()
-        return (torch.cat(tempered).cpu().numpy() if tempered else ones), ones
 
 
 def load_model(path: str, revision: str | None, precision: Precision, key: str) -> PreTrainedModel:
@@ -237,9 +236,3 @@ def check_passage(passage: Passage, context: int | None, vocabulary: int, reader
 def num_inputs(passage: Passage) -> int:
     """Tokens that a model reads of it: all but the last, which nothing follows."""
     return len(passage.prompt_ids) + len(passage.answer_ids) - 1
-
-
-def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    """An array of its own; bfloat16, which numpy does not have, as its bits."""
-    tensor = tensor.contiguous().cpu()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()

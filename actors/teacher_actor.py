@@ -52,8 +52,13 @@ class TeacherActor:
         """See Scorer.head; the caller keeps the reference, one copy stands in the object store."""
         return self._scorer.head()
 
+    def states_gap(self, given: Sequence[Scored]) -> float:
+        """See Scorer.states_gap, of the first."""
+        return self._scorer.states_gap(given[0])
+
     def score(
-        self, passages: Sequence[Passage], temperature: float, with_hidden: bool
+        self, passages: Sequence[Passage | Scored], temperature: float, with_hidden: bool
     ) -> tuple[list[Scored], BatchSummary]:
-        """See Scorer.score."""
-        return self._scorer.score(passages, temperature=temperature, with_hidden=with_hidden)
+        """See Scorer.score; what has been scored by another is scored anew."""
+        unread = [one.passage if isinstance(one, Scored) else one for one in passages]
+        return self._scorer.score(unread, temperature=temperature, with_hidden=with_hidden)

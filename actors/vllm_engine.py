@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy.typing as npt
+
 from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.imports import collector_paused
@@ -96,6 +98,7 @@ class VllmEngine:
         number: the same in any process, and whatever else is in the batch. All end-of-sequence ids of
         the student's generation config end an answer, and are part of it.
         """
+        import torch
         from vllm.inputs import TokensPrompt
 
         from .mixture_sampler import answer_seed
@@ -112,14 +115,15 @@ class VllmEngine:
                 name = f"{len(seeds)}:{prompt.id}#{sample}"
                 requests[self._engine.add_request(name, tokens, params)] = len(seeds)
                 seeds.append(answer_seed(spec.seed, prompt.id, sample))
-        self._sampler.begin(requests, seeds, spec.max_tokens)
+        states = None if spec.states is None else getattr(torch, spec.states)
+        self._sampler.begin(requests, seeds, spec.max_tokens, states)
         ended: dict[int, CompletionOutput] = {}
         while self._engine.has_unfinished_requests():
             for output in cast("list[RequestOutput]", self._engine.step()):
                 ended[int(output.request_id.partition(":")[0])] = output.outputs[0]
         return [
-            _drawn(ended[number], ids, log_probs, spec.teacher_mix > 0)
-            for number, (ids, log_probs) in enumerate(self._sampler.finish())
+            _drawn(ended[number], ids, log_probs, spec.teacher_mix > 0, states)
+            for number, (ids, log_probs, states) in enumerate(self._sampler.finish())
         ]
 
     def load(self, manifest: WeightManifest, fetch: Fetch) -> None:
@@ -259,7 +263,9 @@ def _start(
         ) from error
 
 
-def _drawn(output: CompletionOutput, ids: Ids, log_probs: Floats, mixed: bool) -> Drawn:
+def _drawn(
+    output: CompletionOutput, ids: Ids, log_probs: Floats, mixed: bool, states: npt.NDArray[Any] | None
+) -> Drawn:
     assert list(output.token_ids) == ids.tolist(), "vLLM's answer is not what the sampler drew"
     return Drawn(
         answer_ids=ids,
@@ -267,4 +273,5 @@ def _drawn(output: CompletionOutput, ids: Ids, log_probs: Floats, mixed: bool) -
         student_logprobs=log_probs[1],
         mixed_teacher_logprobs=log_probs[2] if mixed else None,
         finish="stop" if output.finish_reason == "stop" else "length",
+        teacher_states=states,
     )

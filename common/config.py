@@ -79,6 +79,9 @@ class ScoringConfig(Section):
     """Of the teacher's weights."""
     hidden_precision: Precision = "float32"
     """Of the hidden states that travel to the learner, where the objective asks for them."""
+    reuse: bool = True
+    """Take the teacher's states from mixed sampling, which has computed them, in place of another pass: at
+    temperature 1, where rollout.precision is the teacher's. Checked on an answer of the first set."""
 
 
 class OptimizerConfig(Section):
@@ -217,6 +220,13 @@ class RunConfig(Section):
     def samples_answers(self) -> bool:
         """Whether the run trains on sampled answers, alone or beside given ones."""
         return self.sampled_answers > 0
+
+    @property
+    def reuses_states(self) -> bool:
+        """Whether mixed sampling has already computed all that scoring its answers would."""
+        mixed = self.samples_answers and self.rollout.teacher_mix > 0 and self.teacher is not None
+        alike = self.rollout.precision == self.scoring.precision and self.rollout.temperature == 1
+        return mixed and alike and self.scoring.reuse and self.objective.needs_teacher_hidden
 
     @property
     def measures_answers(self) -> bool:

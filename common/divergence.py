@@ -5,7 +5,7 @@ For measuring only: nothing here is differentiated (learner/fused_head.py is for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,10 @@ from .heads import Head
 
 CHUNK_TOKENS = 256
 """Positions whose logits exist at a time."""
+
+PART_LOGITS = (1 << 20, 1 << 26)
+"""Logits that exist at a time where only drawn tokens count: few enough for the caches of a CPU, and on GPUs
+enough for few passes."""
 
 _ROWS = 32
 """Rows per pass where a third [rows, V] tensor is needed for a moment: few enough to stay in the cache."""
@@ -110,22 +114,36 @@ _FIGURES = {"reverse_kl": reverse_kl, "forward_kl": forward_kl, "overlap": share
 
 @torch.no_grad()
 def drawn_logprobs(
-    hidden: Tensor,
-    head: Head,
-    ids: Tensor,
-    *,
-    temperature: float = 1.0,
-    chunk_tokens: int = CHUNK_TOKENS,
-) -> Tensor:
-    """Log-probability of each drawn token and nothing else: hidden [N, H] and ids [N] to [N], float32."""
+    hidden: Tensor, head: Head, ids: Tensor, *, temperatures: Sequence[float] = (1.0,)
+) -> list[Tensor]:
+    """Log-probability of each drawn token: hidden [N, H] and ids [N] to [N] for each temperature, in float32.
+
+    One product for all temperatures, a part of the vocabulary at a time and its logits used while the caches
+    hold them: sum of exp(z) is kept as exp(top) sum exp(z - top).
+    """
     dtype = torch.promote_types(head.weight.dtype, torch.float32)
-    shape = min(chunk_tokens, len(hidden)), head.vocabulary
-    buffer, result = hidden.new_empty(shape, dtype=dtype), hidden.new_empty(len(hidden), dtype=dtype)
-    for start in range(0, len(hidden), chunk_tokens):
-        tokens = slice(start, min(start + chunk_tokens, len(hidden)))
-        log_q = _log_softmax(head, hidden[tokens], temperature, buffer[: tokens.stop - start])
-        result[tokens] = log_q.gather(1, ids[tokens, None])[:, 0]
-    return result
+    size = max(1, min(head.vocabulary, PART_LOGITS[hidden.device.type == "cuda"] // max(1, len(hidden))))
+    buffer = hidden.new_empty((len(hidden), size), dtype=dtype)
+    drawn = hidden.new_empty(len(hidden), dtype=dtype)
+    tops = [torch.full_like(drawn, -torch.inf) for _ in temperatures]
+    sums = [torch.zeros_like(drawn) for _ in temperatures]
+    for start in range(0, head.vocabulary, size):
+        words = slice(start, min(start + size, head.vocabulary))
+        logits = head.part(words).scaled_logits(hidden, 1.0, out=buffer[:, : words.stop - start])
+        inside = (ids >= start) & (ids < words.stop)
+        drawn[inside] = logits[inside, ids[inside] - start]
+        before = 1.0
+        for place, temperature in enumerate(temperatures):
+            logits = logits if temperature == before else logits.mul_(before / temperature)
+            before = temperature
+            top = torch.maximum(tops[place], logits.amax(1))
+            here = (logits - top[:, None]).exp_().sum(1)
+            sums[place] = sums[place] * (tops[place] - top).exp() + here
+            tops[place] = top
+    return [
+        drawn / temperature - top - total.log()
+        for temperature, top, total in zip(temperatures, tops, sums, strict=True)
+    ]
 
 
 def _log_softmax(head: Head, hidden: Tensor, temperature: float, out: Tensor) -> Tensor:

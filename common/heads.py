@@ -7,16 +7,18 @@ holds it against the model's own logits.
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .packing import MOST_ROW, pack
+
+CPU_WORDS = 512
+"""Words per product on CPUs: the rows of all logits are as far apart as caches like least, so a product of
+the whole vocabulary takes a fifth longer than its parts."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,10 +56,12 @@ class Head:
         hidden = hidden.detach().to(weight.dtype)
         if weight.dtype == out.dtype:  # scaling H columns is cheaper than scaling V
             hidden = hidden if factor == 1.0 else hidden * factor
-            if bias is None:
-                torch.mm(hidden, weight.T, out=out)
-            else:
-                torch.addmm(bias.detach()[: self.vocabulary] * factor, hidden, weight.T, out=out)
+            bias = None if bias is None else bias.detach()[: self.vocabulary] * factor
+            for words in _blocks(self.vocabulary, out.device):
+                if bias is None:
+                    torch.mm(hidden, weight[words].T, out=out[:, words])
+                else:
+                    torch.addmm(bias[words], hidden, weight[words].T, out=out[:, words])
         else:
             cut = None if bias is None else bias.detach()[: self.vocabulary]
             out.copy_(torch.nn.functional.linear(hidden, weight, cut))
@@ -66,6 +70,12 @@ class Head:
         if self.soft_cap is not None:
             out.tanh_().mul_(self.soft_cap / temperature)
         return out
+
+    def part(self, words: slice) -> Head:
+        """The head of a run of words alone."""
+        count = len(range(*words.indices(self.vocabulary)))
+        bias = None if self.bias is None else self.bias[words]
+        return replace(self, weight=self.weight[words], bias=bias, vocabulary=count)
 
     def frozen(self, dtype: torch.dtype | None = None) -> Head:
         """A detached copy of the rows in use, for a process that holds the head without the model."""
@@ -76,6 +86,12 @@ class Head:
         return replace(
             self, weight=copied(self.weight), bias=None if self.bias is None else copied(self.bias)
         )
+
+
+def _blocks(vocabulary: int, device: torch.device) -> Iterator[slice]:
+    """The vocabulary in parts for one product each."""
+    size = CPU_WORDS if device.type == "cpu" else vocabulary
+    return (slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size))
 
 
 def read_head(model: PreTrainedModel, vocabulary: int | None = None) -> Head:
@@ -119,66 +135,9 @@ def _logit_factor(model: PreTrainedModel) -> float:
     return factor
 
 
-def final_hidden(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    places: Tensor | None = None,
-    sees: Tensor | None = None,
-) -> Tensor:
-    """The input of the model's output layer: ids [B, L] to [B, L, H]; differentiable, no cache, no logits.
-
-    `places` [B, L] and `sees` [B, L, L] are those of `packing.Packed`, for rows of several sequences.
-    """
-    more: dict[str, Tensor] = {} if places is None else {"position_ids": places}
-    if sees is not None:
-        hidden_from = torch.zeros(sees.shape, dtype=model.dtype, device=sees.device)
-        attention_mask = hidden_from.masked_fill_(~sees, torch.finfo(model.dtype).min)[:, None]
-    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **more)[0]
-
-
-@torch.no_grad()
-def longest_shared(model: PreTrainedModel, tolerance: float | None = None) -> int:
-    """How long sequences may be for this model to read them in shared rows (see `packing`) as if alone.
-
-    0 where it cannot: it is tried on a few tokens, since families differ in what they make of positions and
-    masks. A window of attention bounds the length, as the mask of a shared row takes its place. Parameters
-    must be whole, as for `check_head`; dropout is off meanwhile.
-    """
-    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        return 0
-    embedding: Any = model.get_input_embeddings()
-    words: int = embedding.weight.shape[0]
-    if tolerance is None:
-        tolerance = 1e-4 if torch.finfo(embedding.weight.dtype).bits >= 32 else 3e-2
-    ids = torch.randint(0, words, (2, 7), generator=torch.Generator().manual_seed(0))
-    ids[1, :3] = ids[0, :3]
-    packed = pack(list(ids.numpy().astype(np.int32)), together=7)
-    arrays = packed.ids, packed.places, packed.sees
-    row, places, sees = (torch.from_numpy(array).to(model.device) for array in arrays if array is not None)
-    training = model.training
-    model.eval()
-    try:
-        alone = final_hidden(model, ids.to(model.device)).flatten(0, 1).float()
-        shared = final_hidden(model, row, places=places, sees=sees)[0].float()
-    # A family with masks of another shape.
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError):
-        return 0
-    finally:
-        model.train(training)
-    slots = torch.from_numpy(np.concatenate(packed.slots)).to(model.device)
-    apart = (shared[slots] - alone).norm(dim=-1)
-    same = bool((apart <= tolerance * alone.norm(dim=-1)).all())
-    return _window(model.config.get_text_config()) if same else 0
-
-
-def _window(config: Any) -> int:
-    """The longest row, or the shortest window that attention has, by the names that families give it."""
-    if getattr(config, "window_size", None) is not None:  # GPT-Neo counts it in slots, whoever lies in them
-        return 0
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min([MOST_ROW, *(window for window in windows if window)])
+def final_hidden(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """The input of the model's output layer: ids [B, L] to [B, L, H]; differentiable, no cache, no logits."""
+    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
 
 
 @torch.no_grad()

@@ -66,6 +66,9 @@ class SamplingSpec:
     """Every answer's own seed comes from this, its prompt's id and its sample number."""
     ignore_eos: bool = False
     """Go on to max_tokens whatever is drawn; for benchmarks."""
+    states: str | None = None
+    """Give answers as the mixed-in teacher has seen them, `Scored`, with its hidden states in this type, at
+    temperature 1; None: as drawn, `Rollout`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

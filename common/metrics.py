@@ -44,6 +44,7 @@ CATALOGUE: dict[str, str] = {
     "rollout/dropped": "samples dropped",
     "teacher/tokens_per_s": "answer tokens scored per second, all actors",
     "teacher/set_s": "seconds to score a set of answers",
+    "teacher/states_gap": "how far its states from mixed sampling are from its own, over its own; one answer",
     "teacher/padding": "share of token slots that hold padding",
     "weights/bytes": "bytes of one weight update",
     "weights/publish_s": "seconds from the learner to the object store",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
 from ..learner.group import LearnerGroup
 from .check import Plan
+from .health import MOST_STATES_GAP
 from .models import load_tokenizer
 from .placement import Reservation, places
 from .run_folder import RunFolder
@@ -39,6 +41,10 @@ class Cast:
 
     def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
         self._config = config
+        self.states: str | None = config.scoring.hidden_precision if config.reuses_states else None
+        """The type of the states that mixed sampling is asked for; None: teacher actors read all answers."""
+        self.states_gap: float | None = None
+        """How far such states are from the teacher's own, once that is known."""
         self._writer: Any = WriterActor.options(**reserved.writer_options()).remote(
             "writer", load_tokenizer(config.student, "student"), str(folder.rollouts)
         )
@@ -91,16 +97,25 @@ class Cast:
         def call(actor: Any, piece: Sequence[Prompt]) -> Any:
             return actor.roll.options(num_returns=2).remote(list(piece), spec)
 
-        return self._rollouts.spread(list(pieces_of(prompts, self._config.rollout.chunk)), call, done)
+        chunks = self._rollouts.spread(list(pieces_of(prompts, self._config.rollout.chunk)), call, done)
+        return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
 
     def score(self, chunks: Sequence[Chunk], *, hidden: bool, done: Told = nobody) -> list[Chunk]:
-        """The same passages as the teacher sees them."""
+        """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
+        known = [chunk for chunk in chunks if chunk.scored]
+        if known and self.states_gap is None:
+            asked = self._teachers.actors[0].states_gap.remote(known[0].ref)
+            self.states_gap = gap = result_of(asked, self._teachers.names[0])
+            self.states = self.states if gap <= MOST_STATES_GAP else None
+        if self.states is None:
+            known = []
         temperature = self._config.rollout.temperature if self._config.samples_answers else 1.0
 
         def call(actor: Any, chunk: Chunk) -> Any:
             return actor.score.options(num_returns=2).remote(chunk.ref, temperature, hidden)
 
-        return self._teachers.spread(chunks, call, done)
+        unknown = iter(self._teachers.spread([c for c in chunks if c not in known], call, done))
+        return [chunk if chunk in known else next(unknown) for chunk in chunks]
 
     def load(self, manifest: WeightManifest) -> float:
         """New weights for every rollout actor; returns the slowest one's seconds."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+MOST_STATES_GAP = 0.05
+"""How far the teacher's states in the engine may be from its own, to be taken in their place."""
+
 
 def warnings(now: Mapping[str, float], start: Mapping[str, float]) -> list[str]:
     """Sentences about the latest values, compared with those of the first set."""
@@ -42,6 +45,11 @@ def warnings(now: Mapping[str, float], start: Mapping[str, float]) -> list[str]:
         found.append(
             f"log q differs by {now['learner/engine_gap']:.3f} nats between engine and learner at the same"
             " version; try rollout.precision=float32 and learner.precision=float32"
+        )
+    if now.get("teacher/states_gap", 0.0) > MOST_STATES_GAP:
+        found.append(
+            f"the teacher's states in the engine are {now['teacher/states_gap']:.2f} from its own, so it"
+            " reads answers by itself; set scoring.reuse=false to say so beforehand"
         )
     if now.get("learner/clip_fraction", 0.0) > 0.5:
         found.append(

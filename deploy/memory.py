@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..actors.scorer import CHUNK_LOGITS
 from ..actors.vllm_engine import BLOCK_TOKENS, PREFILL_TOKENS
 from ..common.config import LearnerConfig, RunConfig
+from ..common.divergence import PART_LOGITS
 from .models import ModelFacts
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -44,6 +44,12 @@ def rollout_memory(
     held = [student, teacher] if mixes(config) and teacher else [student]
     tokens = min(PREFILL_TOKENS, settings.max_sequences * config.data.max_prompt_tokens)
     logits = (len(held) + 2) * settings.max_sequences * vocabulary * 4
+    states = 0
+    if (
+        config.reuses_states and teacher
+    ):  # of a piece's answers: as they come, put in order, and each by itself
+        drawn = settings.chunk * settings.samples * settings.max_new_tokens
+        states = 3 * drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
     # vLLM packs an output layer for the CPU apart from the embedding that it is tied to.
     heads = [m.head_parameters if m.tied and not config.cluster.rollout_gpus else 0 for m in held]
     weights = [(m.parameters + head) * size for m, head in zip(held, heads, strict=True)]
@@ -51,7 +57,7 @@ def rollout_memory(
         parts={
             "student": weights[0],
             "teacher": sum(weights[1:]),
-            "activations": sum(_passing(m, tokens, size) for m in held) + logits,
+            "activations": sum(_passing(m, tokens, size) for m in held) + logits + states,
             "KV cache": int(settings.cache_gib * GIB),
             "runtime": RUNTIME["rollout"],
         }
@@ -62,10 +68,11 @@ def teacher_memory(config: RunConfig, teacher: ModelFacts) -> Memory:
     """One teacher actor."""
     settings, size = config.scoring, BYTES[config.scoring.precision]
     hidden = 2 * settings.batch_tokens * teacher.hidden * BYTES[settings.hidden_precision]
+    logits = 2 * 4 * PART_LOGITS[config.cluster.teacher_gpus > 0]
     return Memory(
         parts={
             "teacher": teacher.parameters * size,
-            "activations": _passing(teacher, settings.batch_tokens, size) + hidden + 2 * CHUNK_LOGITS * 4,
+            "activations": _passing(teacher, settings.batch_tokens, size) + hidden + logits,
             "runtime": RUNTIME["teacher"],
         }
     )

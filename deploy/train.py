@@ -116,10 +116,13 @@ class Driver:
         count = self._counting(sum(map(len, chunks)))
         scored = self._cast.score(chunks, hidden=config.objective.needs_teacher_hidden, done=count)
         seconds = time.monotonic() - began
-        tokens = sum(sum(chunk.summary.answer_tokens) for chunk in scored)
-        values = {"teacher/set_s": seconds, "teacher/tokens_per_s": tokens / seconds}
+        read = [chunk.summary for chunk in scored if not chunk.scored]
+        tokens = sum(sum(summary.answer_tokens) for summary in read)
+        values = {"teacher/set_s": seconds, "teacher/tokens_per_s": tokens / seconds} if tokens else {}
+        if self._cast.states_gap is not None:
+            values["teacher/states_gap"] = self._cast.states_gap
         values |= means(self._cast.write(number, self._state.version, scored))
-        values |= means(merge(chunk.summary.metrics for chunk in scored))
+        values |= means(merge(summary.metrics for summary in read))
         self._recorder.record(self._state.step, values)
         self._watch(values)
         return scored
@@ -326,6 +329,7 @@ class Driver:
             samples=rollout.samples,
             seed=self._seed("set", seed),
             ignore_eos=rollout.ignore_eos,
+            states=self._cast.states,
         )
 
     def _seed(self, purpose: str, number: int) -> int:

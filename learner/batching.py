@@ -1,6 +1,6 @@
 """Scored answers to the tensors of one micro-batch.
 
-B = answers, R = rows that they lie in (B where each has its own), L = slots of a row, T = longest answer,
+B = answers, R = rows that they lie in (B, or 1 that they share), L = slots of a row, T = longest answer,
 N = answer tokens of all B, H = width of the teacher's hidden states. What is left of a row is padding, and
 masks come from lengths, never from token ids. Messages are read-only and shared with other processes: tensors
 are copies.
@@ -8,7 +8,6 @@ are copies.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,9 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..common.arrays import tensor_of
 from ..common.errors import DataError
 from ..common.messages import Passage, Rollout, Scored
 from ..common.packing import pack
+from ..common.shared_rows import Layout
 from .objective import Answers
 
 
@@ -32,10 +33,8 @@ class Batch:
     """prompt#sample of each answer."""
     ids: Tensor
     """int64 [R, L]; a causal model cannot see the zeros to the right of an answer that has a row alone."""
-    places: Tensor | None
-    """int64 [R, L]: position of each slot in its own answer; None where each row holds one answer."""
-    sees: Tensor | None
-    """bool [R, L, L]: which slots each slot looks at; None where each row holds one answer."""
+    layout: Layout | None
+    """How the answers share one row; None where each has its own."""
     positions: Tensor
     """int64 [N]: where in the flat [R * L] the next token to come is an answer's, answer by answer; answers
     to one prompt may begin at one slot."""
@@ -68,7 +67,7 @@ def batch_of(
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
 
-    Answers share rows if none is longer than `together`: what `heads.longest_shared` says of the model.
+    Answers share rows if none is longer than `together`: what `shared_rows.share` says of the model.
     """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:
@@ -86,8 +85,7 @@ def batch_of(
     return Batch(
         names=tuple(name_of(sample) for sample in samples),
         ids=torch.from_numpy(packed.ids).to(device),
-        places=None if packed.places is None else torch.from_numpy(packed.places).to(device),
-        sees=None if packed.sees is None else torch.from_numpy(packed.sees).to(device),
+        layout=Layout.of(packed, device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(device),
         lengths=torch.tensor([len(p.answer_ids) for p in passages], dtype=torch.int64, device=device),
@@ -121,17 +119,6 @@ def pad_answers(
     )
 
 
-def as_tensor(array: npt.NDArray[np.generic], dtype: str) -> Tensor:
-    """An array out of the object store as a tensor over the same, read-only memory.
-
-    `dtype` = bfloat16 says that the array holds its bits as uint16.
-    """
-    with warnings.catch_warnings():  # nothing here writes to it
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-
-
 def _hidden(samples: Sequence[Scored | Passage], device: torch.device) -> Tensor | None:
     parts = [s for s in samples if isinstance(s, Scored) and s.hidden is not None]
     if len(parts) < len(samples):
@@ -139,7 +126,7 @@ def _hidden(samples: Sequence[Scored | Passage], device: torch.device) -> Tensor
         raise DataError(f"{missing}: the loss needs the teacher's hidden states, and it came without them")
     if not parts:
         return None
-    tensors = [as_tensor(s.hidden, s.hidden_dtype) for s in parts if s.hidden is not None]
+    tensors = [tensor_of(s.hidden, s.hidden_dtype) for s in parts if s.hidden is not None]
     return torch.cat(tensors).to(device)
 
 

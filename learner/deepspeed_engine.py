@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.heads import Head, check_head, final_hidden, longest_shared, read_head
+from ..common.heads import Head, check_head, read_head
+from ..common.shared_rows import read, share
 from .batching import Batch
 from .fused_head import FusedLoss
 from .step import Result
@@ -66,7 +67,7 @@ class _Module(torch.nn.Module):
 
     def forward(self, batch: Batch, use: Callable[[Tensor, Head], Any]) -> tuple[Tensor | None, Any]:
         """(the loss that DeepSpeed has to see, if there is one; whatever `use` made)."""
-        whole = final_hidden(self.student, batch.ids, places=batch.places, sees=batch.sees)
+        whole = read(self.student, batch.ids, batch.layout)
         hidden = whole.flatten(0, 1)[batch.positions]
         result = use(hidden, self._head)
         return (result.loss if isinstance(result, FusedLoss) else None), result
@@ -93,7 +94,7 @@ class DeepSpeedEngine:
         self.student = load_student(model, learner, dropout=dropout)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
-        self.together = longest_shared(self.student)
+        self.together = share(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
             self._zero.register_external_parameter(module, head.weight)

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from ..common.arrays import tensor_of
 from ..common.config import RunConfig
 from ..common.heads import Head
 from ..common.messages import AnswerMeasure, Passage, Scored, WeightVersion
 from ..common.metrics import Metrics
 from ..common.weights import WeightManifest
 from . import checkpoint
-from .batching import as_tensor
 from .dealing import Hand, Item, Share
 from .deepspeed_engine import DeepSpeedEngine, join
 from .measure import measure
@@ -59,7 +59,7 @@ def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) ->
     """An output layer that came as arrays, cut to the vocabulary; over the same memory if on the CPU."""
 
     def tensor(array: Any) -> torch.Tensor:
-        return as_tensor(array, arrays["dtype"])[:vocabulary].to(device)
+        return tensor_of(array, arrays["dtype"])[:vocabulary].to(device)
 
     return Head(
         weight=tensor(arrays["weight"]),

@@ -191,7 +191,7 @@ class StepRunner:
                 current[answers.mask] = self._current_logprobs(batch)
             packed = token_constants(answers, objective, facts.moments, current)[answers.mask]
             sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
-        overlap = fresh and divergence is not None
+        overlap = fresh and self._is_minillm and divergence is not None
         fused = self._fused(batch, loss, divergence, divisor, self._rules.temperature, overlap=overlap)
         self._engine.backward(fused.loss)
         sums.bad += _not_finite(batch, fused)
@@ -246,13 +246,7 @@ class StepRunner:
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
         def use(hidden: Tensor, student: Head) -> Tensor:
-            return drawn_logprobs(
-                hidden,
-                student,
-                batch.targets,
-                temperature=self._rules.temperature,
-                chunk_tokens=self._rules.chunk_tokens,
-            )
+            return drawn_logprobs(hidden, student, batch.targets, temperatures=[self._rules.temperature])[0]
 
         return self._engine.run(batch, use, train=False)
 

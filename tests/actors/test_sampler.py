@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from minillm_ray.actors.sampler import Drawn, Generates, Sampler
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
+from minillm_ray.common.messages import Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from minillm_ray.common.metrics import means, merge
 from minillm_ray.common.weights import WeightManifest
 
@@ -31,6 +31,7 @@ class Echo:
             student_logprobs=log_q,
             mixed_teacher_logprobs=log_q - 3 if spec.teacher_mix else None,
             finish="stop" if sample else "length",
+            teacher_states=None if spec.states is None else np.zeros((len(ids), 2), spec.states),
         )
 
     def load(self, manifest, fetch):
@@ -120,3 +121,16 @@ def test_a_prompt_that_comes_again_gets_answers_of_its_own(sampler):
     again = replace(prompt("train/0", 2), first_sample=2)
     rollouts, _ = sampler.roll([prompt("train/0", 2), again], SamplingSpec(max_tokens=4, samples=2))
     assert [r.sample for r in rollouts] == [0, 1, 2, 3]
+
+
+def test_answers_come_scored_where_the_teachers_states_are_asked_for(sampler):
+    spec = SamplingSpec(max_tokens=4, teacher_mix=0.5, states="float32")
+    (one,), _ = sampler.roll([prompt("a", 5)], spec)
+    assert isinstance(one, Scored)
+    assert isinstance(one.passage, Rollout)
+    assert one.passage.answer_ids.tolist() == [4, 3, 2, 1]
+    assert one.teacher_logprobs is one.plain_teacher_logprobs is one.passage.mixed_teacher_logprobs
+    assert one.hidden is not None
+    assert one.hidden.shape == (4, 2)
+    with pytest.raises(AssertionError, match="temperature"):
+        sampler.roll([prompt("a", 5)], replace(spec, temperature=0.7))

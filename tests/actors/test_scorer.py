@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from minillm_ray.actors import scorer as scorer_module
 from minillm_ray.actors.scorer import Scorer, batches
+from minillm_ray.common import divergence
 from minillm_ray.common.config import ScoringConfig
 from minillm_ray.common.errors import DataError, ModelError
 from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
@@ -83,7 +84,7 @@ def test_log_probs_and_hidden_states_equal_those_of_transformers(folders, family
 def test_neither_order_nor_batching_nor_chunking_changes_a_score(folders, monkeypatch):
     given = passages(9, seed=1)
     alone, _ = load(folders["llama"], batch_tokens=1).score(given, temperature=1.3, with_hidden=True)
-    monkeypatch.setattr(scorer_module, "CHUNK_LOGITS", 3 * VOCABULARY)
+    monkeypatch.setattr(divergence, "PART_LOGITS", (7 * 50, 7 * 50))
     together, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
     for one, other in zip(alone, together[::-1], strict=True):
         assert one.passage.prompt_id == other.passage.prompt_id
@@ -210,3 +211,12 @@ def test_a_passage_beyond_the_teachers_context_is_refused_by_name(folders):
 def test_a_teacher_that_is_not_there_is_a_model_error(tmp_path):
     with pytest.raises(ModelError, match=r"teacher\.path = .*nothing cannot be loaded"):
         load(tmp_path / "nothing")
+
+
+def test_states_from_elsewhere_are_held_against_the_teachers_own(folders):
+    scorer = load(folders["llama"], hidden_precision="bfloat16")
+    (own,), _ = scorer.score(passages(1), temperature=1.0, with_hidden=True)
+    assert scorer.states_gap(own) < 1e-6
+    (others,), _ = load(folders["qwen2"]).score(passages(1), temperature=1.0, with_hidden=True)
+    assert scorer.states_gap(others) > 0.1
+    assert scorer.states_gap(replace(own, teacher_logprobs=own.teacher_logprobs - 0.5)) > 0.4

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from minillm_ray.actors.mixing import Mixture, temper, truncate
+from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import ConfigError, ModelError
+from minillm_ray.common.heads import final_hidden
 from minillm_ray.common.messages import Prompt, SamplingSpec
 from minillm_ray.tests.actors.engines import Pair, reference, reference_logits, some_prompts
 from minillm_ray.tests.tiny_models import tiny_model
@@ -51,6 +53,22 @@ def test_log_probs_equal_two_transformers_forwards_mixed_by_hand(
             np.testing.assert_allclose(answer.mixed_teacher_logprobs, want[2], atol=1e-4)
         else:
             assert answer.mixed_teacher_logprobs is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_teachers_states_are_those_of_a_forward_of_transformers(engines, pair, models, precision):
+    prompts = some_prompts()
+    answers = engines.use(pair).call("generate", prompts, replace(SPEC, states=precision))
+    for number, answer in enumerate(answers):
+        prompt = prompts[number // SPEC.samples].token_ids
+        ids = torch.from_numpy(np.concatenate([prompt, answer.answer_ids])).long()[None, :-1]
+        with torch.no_grad():
+            want = final_hidden(models[1], ids)[0, len(prompt) - 1 :]
+        states = tensor_of(answer.teacher_states, precision)
+        assert states.dtype == getattr(torch, precision)
+        torch.testing.assert_close(states, want.to(states.dtype), atol=1e-4, rtol=1e-2)
+    plain = engines.use(pair).call("generate", prompts, SPEC)
+    assert all(answer.teacher_states is None for answer in plain)
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,12 @@
 """A head read from a model gives that model's own logits, or is refused by the name of its class."""
 
-import numpy as np
 import pytest
 import torch
+from minillm_ray.common import divergence
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.heads import Head, check_head, final_hidden, longest_shared, read_head
-from minillm_ray.common.packing import MOST_ROW, pack
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-
-SMALL = {
-    "vocab_size": 120,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-GPT = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 64, "rotary_dim": 16}
-FAMILIES = {
-    "gpt2": GPT,
-    "gptj": GPT,
-    "gpt_neox": {},
-    "llama": {},
-    "mistral": {"num_key_value_heads": 1},
-    "qwen2": {"num_key_value_heads": 1},
-    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
-    "phi": {},
-    "gemma2": {"head_dim": 32, "num_key_value_heads": 1, "final_logit_softcapping": 1.5},
-    "cohere": {"logit_scale": 0.25},
-    "granite": {"logits_scaling": 4.0},
-    "olmo2": {},
-}
-
-
-def tiny(family: str, **changes) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(family, **SMALL, **{**FAMILIES.get(family, {}), **changes})
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
+from minillm_ray.common.heads import CPU_WORDS, Head, check_head, final_hidden, read_head
+from minillm_ray.tests.families import FAMILIES, tiny
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -141,59 +103,6 @@ def test_hidden_states_reach_the_body_of_the_model():
     assert any(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_models_that_may_share_rows_read_each_sequence_as_if_alone(family: str):
-    model = tiny(family)
-    assert longest_shared(model) >= 64
-    begin = [3, 4, 5, 6]
-    words = [np.array([*begin, *range(7, 7 + n)], np.int32) for n in (9, 5, 4, 2)]
-    words += [np.array([*words[0][:6], 50, 51], np.int32), np.array([60, 61, 62], np.int32)]
-    packed = pack(words, together=1000)
-    assert packed.places is not None
-    assert packed.sees is not None
-    ids, places, sees = map(torch.from_numpy, (packed.ids, packed.places, packed.sees))
-    with torch.no_grad():
-        together = final_hidden(model, ids, places=places, sees=sees).flatten(0, 1)
-        for word, slots in zip(words, packed.slots, strict=True):
-            alone = final_hidden(model, torch.from_numpy(word.astype(np.int64))[None])[0]
-            torch.testing.assert_close(together[torch.from_numpy(slots)], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_a_family_that_takes_no_positions_shares_no_rows():
-    assert longest_shared(tiny("bloom", n_layer=2, n_head=2)) == 0
-
-
-def test_a_model_with_a_window_longest_shared_of_what_fits_into_it():
-    model = tiny("mistral", sliding_window=8)
-    assert longest_shared(model) == 8
-    words = [np.arange(3 + n, 11 + n, dtype=np.int32) for n in range(4)]
-    words[1][:3] = words[0][:3]
-    packed = pack(words, together=8)
-    assert packed.sees is not None
-    ids, places, sees = (
-        torch.from_numpy(a) for a in (packed.ids, packed.places, packed.sees) if a is not None
-    )
-    with torch.no_grad():
-        together = final_hidden(model, ids, places=places, sees=sees).flatten(0, 1)
-        for word, slots in zip(words, packed.slots, strict=True):
-            alone = final_hidden(model, torch.from_numpy(word.astype(np.int64))[None])[0]
-            torch.testing.assert_close(together[torch.from_numpy(slots)], alone, rtol=1e-4, atol=1e-5)
-    assert pack([np.arange(9, dtype=np.int32), *words], together=longest_shared(model)).sees is None
-
-
-def test_a_model_in_16_bits_longest_shared_too():
-    assert longest_shared(tiny("llama").bfloat16()) > 0
-
-
-def test_a_window_of_attention_bounds_what_longest_shared():
-    model = tiny("llama")
-    assert longest_shared(model) == MOST_ROW
-    model.config.sliding_window = 64
-    assert longest_shared(model) == 64
-    model.config.window_size = 64
-    assert longest_shared(model) == 0
-
-
 def test_figures_by_hand():
     """Two words: q = (3/4, 1/4), p = (1/2, 1/2), the second drawn."""
     q, p = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
@@ -214,9 +123,26 @@ def test_figures_by_hand():
     assert alone.entropy.item() == pytest.approx(expected["entropy"].item())
 
 
+@pytest.mark.parametrize("words", [1, 2, 3, 50])
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_log_probs_of_drawn_tokens_do_not_depend_on_how_the_vocabulary_is_parted(
+    words, soft_cap, monkeypatch
+):
+    torch.manual_seed(0)
+    weight, bias = 3 * torch.randn(CPU_WORDS + 7, 4), torch.randn(CPU_WORDS + 7)
+    head = Head(weight=weight, bias=bias, scale=0.7, soft_cap=soft_cap, vocabulary=CPU_WORDS + 5)
+    hidden, ids = torch.randn(5, 4), torch.tensor([0, 1, 2, CPU_WORDS, CPU_WORDS + 4])
+    monkeypatch.setattr(divergence, "PART_LOGITS", (len(hidden) * words,) * 2)
+    for temperature, found in zip(
+        (1.0, 0.6), drawn_logprobs(hidden, head, ids, temperatures=(1.0, 0.6)), strict=True
+    ):
+        want = torch.log_softmax(head.logits(hidden).double() / temperature, -1).gather(1, ids[:, None])[:, 0]
+        torch.testing.assert_close(found, want.float())
+
+
 def test_nothing_to_measure_gives_nothing():
     head, none = Head(weight=torch.randn(5, 3), vocabulary=5), torch.zeros(0, dtype=torch.int64)
     found = measure(torch.zeros(0, 3), head, none, teacher_hidden=torch.zeros(0, 3), teacher=head)
     assert found.reverse_kl is not None
     assert len(found.reverse_kl) == len(found.logprobs) == 0
-    assert len(drawn_logprobs(torch.zeros(0, 3), head, none)) == 0
+    assert [len(rows) for rows in drawn_logprobs(torch.zeros(0, 3), head, none)] == [0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from minillm_ray.common.packing import MOST_ROW, pack
+from minillm_ray.common.packing import LIKE, pack
 
 ANY = 10_000
 WORDS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=12), max_size=12)
@@ -31,12 +31,11 @@ def test_every_token_of_every_sequence_lies_in_its_slot_in_one_row(
     for word, slots in zip(words, packed.slots, strict=True):
         assert packed.ids.reshape(-1)[slots].tolist() == word
         assert len({int(slot) // size for slot in slots}) == 1
-        if packed.places is not None:
-            assert packed.places.reshape(-1)[slots].tolist() == list(range(len(word)))
         filled[slots] = True
     assert (packed.ids.reshape(-1)[~filled] == 0).all()
     assert packed.used == filled.sum()
     assert rows * size <= max(1, len(words)) * max(map(len, words), default=1)
+    assert packed.shared is None or filled.all()
 
 
 @given(WORDS)
@@ -44,15 +43,25 @@ def test_a_token_sees_what_comes_before_it_in_its_own_sequence_and_nothing_else(
     words: list[list[int]],
 ) -> None:
     packed = pack(arrays(words), together=ANY)
-    if packed.sees is None:
-        assert packed.places is None
+    if packed.shared is None:
         return
-    size = packed.ids.shape[1]
-    for slots in packed.slots:
-        row, path = int(slots[0]) // size, slots % size
-        for place, slot in enumerate(path):
-            assert np.flatnonzero(packed.sees[row, slot]).tolist() == sorted(path[: place + 1].tolist())
-    assert packed.sees.diagonal(axis1=1, axis2=2).all(), "attention of an empty slot must be defined"
+    for word, slots in zip(words, packed.slots, strict=True):
+        assert packed.shared.places[slots].tolist() == list(range(len(word)))
+    rows = [row.tolist() for group in packed.shared.groups for row in group]
+    assert sorted(map(tuple, rows)) == sorted(
+        tuple([*slots, *[slots[-1]] * (len(row) - len(slots))])
+        for row, slots in zip(rows, _in_order_of(packed.slots), strict=True)
+    )
+    flat = [(row, place) for row in rows for place in range(len(row))]
+    for slot, owner in enumerate(packed.shared.owners):
+        row, place = flat[owner]
+        assert row[place] == slot
+        assert place == packed.shared.places[slot], "what is behind an end has seen it more than once"
+
+
+def _in_order_of(slots: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """As groups hold them: the longest first."""
+    return sorted(slots, key=len, reverse=True)
 
 
 def test_what_sequences_begin_with_alike_is_laid_once() -> None:
@@ -71,30 +80,29 @@ def test_the_same_sequence_twice_is_read_once() -> None:
 
 
 def test_equal_lengths_with_nothing_in_common_keep_a_row_each_in_order() -> None:
-    for lengths in ([5], [200, 200, 200], [201, 200, 201]):
+    for lengths in ([5], [200, 200, 200]):
         packed = pack(sequences(lengths), together=ANY)
-        assert packed.places is None
+        assert packed.shared is None
         assert [slots[0] for slots in packed.slots] == [n * max(lengths) for n in range(len(lengths))]
     assert pack([], together=ANY).ids.tolist() == [[0]]
 
 
 def test_a_sequence_longer_than_may_share_keeps_all_apart() -> None:
     words = arrays([[1, 2, 3], [1, 2], [1, 2, 4]])
-    assert pack(words, together=2).places is None
-    assert pack(words, together=3).places is not None
+    assert pack(words, together=2).shared is None
+    assert pack(words, together=3).shared is not None
 
 
-@given(st.lists(st.integers(1, 900), min_size=1, max_size=8))
-def test_a_layout_keeps_to_its_most_slots_where_one_does(lengths: list[int]) -> None:
-    one_row = sum(lengths)
-    packed = pack(sequences(lengths), together=ANY, most_slots=one_row)
-    assert packed.ids.size <= one_row or one_row > MOST_ROW
-
-
-def test_no_shared_row_is_longer_than_the_longest_allowed() -> None:
-    packed = pack(sequences([1500] * 4 + [10] * 40), together=ANY)
-    assert packed.sees is not None
-    assert packed.ids.shape[1] <= MOST_ROW
+@given(st.lists(st.integers(1, 900), min_size=2, max_size=12))
+def test_attention_pays_for_no_more_than_sequences_of_like_length(lengths: list[int]) -> None:
+    packed = pack(sequences(lengths), together=ANY)
+    if packed.shared is None:
+        assert len(set(lengths)) == 1
+        return
+    assert sum(len(group) for group in packed.shared.groups) == len(lengths)
+    squares = sum(group.shape[0] * group.shape[1] ** 2 for group in packed.shared.groups)
+    assert squares <= sum(length**2 for length in lengths) / LIKE**2
+    assert len(packed.shared.groups) <= 1 + np.log(max(lengths) / min(lengths)) / -np.log(LIKE)
 
 
 @pytest.mark.parametrize("count", [8, 32, 128])

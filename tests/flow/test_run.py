@@ -61,6 +61,14 @@ def test_engine_and_learner_agree_on_log_q_at_the_same_version_after_each_update
     assert max(gaps) < 1e-4
 
 
+def test_the_teacher_reads_no_answer_that_mixed_sampling_has_shown_it(finished):
+    rows = read_metrics(finished.folder)
+    gaps = [row["teacher/states_gap"] for row in rows if "teacher/states_gap" in row]
+    assert gaps
+    assert max(gaps) < 1e-3
+    assert not any("teacher/set_s" in row for row in rows)
+
+
 def test_rollouts_can_be_read_with_pandas_and_name_their_weights(finished):
     tables = [pd.read_parquet(p) for p in sorted((finished.folder / "rollouts").glob("*.parquet"))]
     assert [len(t) for t in tables] == [8, 8]

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import DataError
 from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
-from minillm_ray.learner.batching import as_tensor, batch_of, pad_answers
+from minillm_ray.learner.batching import batch_of, pad_answers
 
 CPU = torch.device("cpu")
 
@@ -82,7 +83,7 @@ def test_bfloat16_travels_as_the_bits_of_uint16() -> None:
     bits.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(as_tensor(bits, "bfloat16"), values)
+        assert torch.equal(tensor_of(bits, "bfloat16"), values)
     sample = replace(scored("a", [5], [1, 2]), hidden=bits, hidden_dtype="bfloat16")
     assert torch.equal(batch_of([sample], CPU, hidden=True).teacher_hidden, values)  # pyright: ignore
 

@@ -355,7 +355,7 @@ def test_measured_figures_equal_those_of_the_loss():
             temperature=0.8,
             chunk_tokens=9,
         )
-    alone = drawn_logprobs(problem.hidden, problem.student, problem.ids, temperature=0.8, chunk_tokens=10)
+    alone = drawn_logprobs(problem.hidden, problem.student, problem.ids, temperatures=[0.8])[0]
     for divergence, figure in (("reverse_kl", found.reverse_kl), ("forward_kl", found.forward_kl)):
         result = problem.fused(divergence, overlap=True)
         assert figure is not None

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from minillm_ray.common.errors import NonFiniteLoss
-from minillm_ray.common.heads import Head, final_hidden, read_head
+from minillm_ray.common.heads import Head, read_head
 from minillm_ray.common.messages import Passage, Rollout, Scored
 from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.common.shared_rows import read, share
 from minillm_ray.learner.batching import Batch, batch_of
 from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.measure import measure
@@ -41,12 +42,13 @@ class PlainEngine:
         self.device, self.student = CPU, model_of(scene.student)
         self._head = read_head(self.student, VOCABULARY)
         self.steps, self.modes = 0, []
+        assert not together or share(self.student) >= together
         self.together = together
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         self.modes.append(train)
         with torch.set_grad_enabled(train):
-            hidden = final_hidden(self.student, batch.ids, places=batch.places, sees=batch.sees)
+            hidden = read(self.student, batch.ids, batch.layout)
             return use(hidden.flatten(0, 1)[batch.positions], self._head)
 
     def backward(self, loss: Tensor) -> None:
@@ -137,7 +139,7 @@ def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: Obje
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objective: ObjectiveConfig) -> None:
     batch = batch_of(scene.samples, CPU, hidden=False, together=1000)
-    assert batch.places is not None
+    assert batch.layout is not None
     assert len(batch.ids) < len(scene.samples)
     padded = PlainEngine(scene, together=0)
     values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8, engine=padded)
