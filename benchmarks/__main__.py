@@ -1,4 +1,4 @@
-"""All benchmarks, or those that are named: python -m minillm_ray.benchmarks [race parts head padding start].
+"""All benchmarks, or those that are named: python -m minillm_ray.benchmarks [race parts head padding ...].
 
 Nothing else should run meanwhile. Ratios, all of this one call, go to benchmarks/results/latest.json: the
 worst of the cells each, then by cell, beside the raw times behind them and the hardware.
@@ -18,12 +18,14 @@ from . import fused_head
 from .ground import CELLS, Cell, Files, Values, files
 from .padding import padding, slots_of
 from .parts import parts
+from .quality.summary import RATIOS
+from .quality.summary import RESULTS as QUALITY
 from .race import CONTENDERS, race
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 HEAD, BODY = 49152 * 576, 10 * 3_540_096
 """Weights of the student's (and the teacher's) output layer, and of the student's ten layers."""
-WHAT = ("race", "parts", "head", "padding", "start")
+WHAT = ("race", "parts", "head", "padding", "start", "quality")
 COSTS = ("mixing_cost", "iteration_vs_sum_of_parts", "weight_update_vs_load", "weight_update_share")
 """Ratios that are worse where they are larger."""
 
@@ -38,6 +40,12 @@ def main() -> None:
         if what == "head":
             subprocess.run([sys.executable, fused_head.__file__], check=False, stdout=subprocess.DEVNULL)
             raw["head"] = json.loads(fused_head.RESULTS.read_text(encoding="utf-8"))
+        elif what == "quality":
+            command = [sys.executable, "-m", f"{__package__}.quality", "--environments", str(args.out)]
+            command += ["--out", str(args.out / "quality")]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            known = json.loads(QUALITY.read_text(encoding="utf-8"))
+            raw["quality"] = {key: value for key, value in known.items() if key != "runs"}
         elif what == "start":
             raw["start"] = start()
         elif what == "padding":
@@ -74,6 +82,8 @@ def ratios(raw: Values) -> Values:
         found["padding_waste"] = max(one["waste"] for one in raw["padding"].values())
     if "start" in raw:
         found["import_vs_python"] = raw["start"]["import_s"] / raw["start"]["python_s"]
+    if "quality" in raw:
+        found |= {key: raw["quality"][key] for key in RATIOS}
     return found | {"by_cell": by_cell}
 
 
