@@ -127,7 +127,6 @@ def main() -> None:
     start = Start(FOLDER / "student", FOLDER / "teacher", prompts)
     exam = Exam(start.teacher, [prompt_of(row) for row in read("heldout")], MAX_NEW_TOKENS)
     ring = Ring(start, args.out, environment(args.environments, TRL["distillation"]), exam.reverse_kl)
-    began = time.monotonic()
     searches = {name: search(ring, name) for name in OWN}
     runs: dict[str, list[Values]] = {name: [] for name in OWN}
     for seed in SEEDS:
@@ -140,7 +139,6 @@ def main() -> None:
         "batch_size": contest.BATCH_SIZE,
         "optimizer": contest.OPTIMIZER,
         "own": OWN,
-        "seconds_of_this_call": round(time.monotonic() - began),
         "machine": hardware() | {"at": time.strftime("%Y-%m-%d"), "trl": TRL["distillation"]},
         "runs": [told(run) for several in (searches, runs) for name in OWN for run in several[name]],
     }
