@@ -8,7 +8,6 @@ print(result.after.reverse_kl())
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -76,14 +75,12 @@ def go_on(config: RunConfig, console: Console | None = None) -> Result:
 def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Console) -> Result:
     plan = check_run(config)
     with Progress(console) as progress:
-        progress.phase("reading data, starting Ray")
-        beside = ThreadPoolExecutor(1)  # Ray comes up by itself, while the cores are idle
-        reading = beside.submit(Feed, config)
-        beside.shutdown(wait=False)
+        progress.phase("reading data")
+        feed = Feed(config)
+        for line in [*(f"note: {note}" for note in plan.notes), *summary_of(feed.dropped)]:
+            progress.say(line)
+        progress.phase("starting Ray")
         with cluster(config.cluster) as dashboard:
-            feed = reading.result()
-            for line in [*(f"note: {note}" for note in plan.notes), *summary_of(feed.dropped)]:
-                progress.say(line)
             if dashboard:
                 progress.say(f"Ray dashboard: {dashboard}")
             save_resolved(config, folder.path)
