@@ -72,12 +72,12 @@ class MixtureSampler:
         ids = torch.cat([step[1] for step in self._steps]).cpu().numpy()[order].astype(np.int32)
         log_probs = torch.cat([step[2] for step in self._steps]).cpu().numpy()[order]
         states = [step[3] for step in self._steps if step[3] is not None]
-        hidden = array_of(torch.cat(states))[order] if states else None
+        hidden = array_of(torch.cat(states)) if states else None
         ends = np.cumsum(self._lengths)
         self._steps = []
         spans = [slice(end - length, end) for end, length in zip(ends, self._lengths, strict=True)]
         return [
-            (ids[span].copy(), log_probs[span].T.copy(), None if hidden is None else hidden[span].copy())
+            (ids[span].copy(), log_probs[span].T.copy(), None if hidden is None else hidden[order[span]])
             for span in spans
         ]
 

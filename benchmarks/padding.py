@@ -15,7 +15,7 @@ ANY_LENGTH = 1 << 30
 
 
 def padding() -> Values:
-    """Empty slots over all slots by number of ranks, and tokens of the fullest rank over the mean."""
+    """By number of ranks: share of empty slots, in rows and where attention gathers; fullest rank over the mean."""
     return {f"{ranks}_ranks": _of_ranks(ranks) for ranks in (1, 2, 4)}
 
 
@@ -36,7 +36,7 @@ def _passages(lengths: Ints, draw: np.random.Generator) -> list[Tokens]:
 
 def _of_ranks(ranks: int) -> Values:
     draw = np.random.default_rng(0)
-    slots = used = 0
+    slots = used = gathered = tokens = 0
     uneven = []
     for _ in range(STEPS):
         lengths = np.clip(draw.lognormal(np.log(64), 0.8, ANSWERS), 8, 512).astype(int)
@@ -49,6 +49,10 @@ def _of_ranks(ranks: int) -> Values:
         for run in (run for hand in hands for run in hand.micro_batches):
             packed = pack([passages[item.position] for item in run], together=ANY_LENGTH)
             slots, used = slots + packed.ids.size, used + packed.used
+            if packed.shared is not None:
+                gathered += sum(group.size for group in packed.shared.groups)
+                tokens += sum(map(len, packed.slots))
         loads = [sum(lengths[index] + PROMPT for index in hand.order) for hand in hands]
         uneven.append(max(loads) / np.mean(loads))
-    return {"waste": 1 - used / slots, "fullest_rank": float(np.mean(uneven))}
+    waste, of_attention = 1 - used / slots, 1 - tokens / gathered
+    return {"waste": waste, "attention_waste": of_attention, "fullest_rank": float(np.mean(uneven))}

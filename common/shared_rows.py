@@ -151,7 +151,7 @@ def _attend(
 
     query [1, heads, S, D], key and value alike; gives [1, S, heads, D].
     """
-    own = _attention_of(module) if attention == "eager" else _attention(attention)
+    own = _own_attention(attention, module)
     if layout is None:
         return own(module, query, key, value, attention_mask, *rest, **more)
     slots = [states[0].transpose(0, 1) for states in (query, key, value)]
@@ -164,15 +164,13 @@ def _attend(
     return torch.cat(parts)[layout.owners][None], None
 
 
-def _attention(name: str) -> Any:
+def _own_attention(name: str, module: torch.nn.Module) -> Any:
+    """The function of this name for the module; eager ones are not registered but lie beside its class."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    if name == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[name]
-
-
-def _attention_of(module: torch.nn.Module) -> Any:
-    """What transformers falls back to: a function beside the module's class."""
-    return sys.modules[type(module).__module__].eager_attention_forward
 
 
 def _causal(size: int, like: Tensor) -> Tensor:

@@ -45,9 +45,8 @@ def rollout_memory(
     tokens = min(PREFILL_TOKENS, settings.max_sequences * config.data.max_prompt_tokens)
     logits = (len(held) + 2) * settings.max_sequences * vocabulary * 4
     states = 0
-    if (
-        config.reuses_states and teacher
-    ):  # of a piece's answers: as they come, put in order, and each by itself
+    if config.reuses_states and teacher:
+        # Of a piece of answers: as they are drawn, in one array, and answer by answer.
         drawn = settings.chunk * settings.samples * settings.max_new_tokens
         states = 3 * drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
     # vLLM packs an output layer for the CPU apart from the embedding that it is tied to.
