@@ -15,7 +15,7 @@ ANY_LENGTH = 1 << 30
 
 
 def padding() -> Values:
-    """By number of ranks: share of empty slots, in rows and where attention gathers; fullest rank over the mean."""
+    """By number of ranks: shares of empty slots, in rows and in attention; the fullest rank over the mean."""
     return {f"{ranks}_ranks": _of_ranks(ranks) for ranks in (1, 2, 4)}
 
 
