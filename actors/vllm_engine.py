@@ -48,6 +48,7 @@ def prepare_environment(threads: int | None) -> None:
     # Waiting threads that spin take the cores from every other process on a shared machine: an engine
     # of tiny models was 60 times slower beside three busy processes. Read once, when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # fractions of a millisecond: between two operations
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if shutil.which("g++") is None and shutil.which("clang++") is None:

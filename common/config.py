@@ -135,7 +135,7 @@ class LearnerConfig(Section):
     training is not the one that sampled (the reference code too); on where all are given."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    head_chunk: Count = 256
+    head_chunk: Count = 512
     """Answer positions for which logits exist at a time."""
     bucket_mib: Count = 64
     """Bytes of one weight bucket on its way to the rollout actors, in MiB."""

@@ -172,5 +172,5 @@ def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
         else layer * student.layers
     )
     tensors = CHUNK_TENSORS.get(config.objective.divergence, 2) if config.objective.kind == "kd" else 2
-    chunks = tensors * learner.head_chunk * vocabulary * 4 + student.head_parameters * 4
+    chunks = tensors * min(learner.head_chunk, tokens) * vocabulary * 4 + student.head_parameters * 4
     return tokens * kept * size + chunks

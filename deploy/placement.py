@@ -21,8 +21,10 @@ from ..common.config import ClusterConfig, RunConfig
 from ..common.errors import ClusterError
 
 PROCESS = {
-    # Idle OpenMP threads that spin would take the cores from the roles whose turn it is.
+    # Idle OpenMP threads that spin would take the cores from the roles whose turn it is. For the moment that
+    # lies between two operations of a step, though, to sleep and be woken costs more (libgomp reads this).
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "5000",
     # Passes make and drop tensors of many megabytes. To give that memory back each time, and have it zeroed
     # again page by page, took a tenth of a step: glibc keeps it, in pages of 2 MiB where Linux has them.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),

@@ -183,14 +183,15 @@ class _Fused(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
         wanted = ctx.needs_input_grad if job.wants_gradient else (False, False, False)
         gradients = _Gradients((hidden, weight, bias), wanted, job)
-        shape = min(job.chunk_tokens, len(hidden)), job.student.vocabulary
+        size = even_size(len(hidden), job.chunk_tokens)
+        shape = size, job.student.vocabulary
         buffers = [
             torch.empty(shape if needed else (0, 0), dtype=job.dtype, device=hidden.device)
             for needed in (True, job.teacher is not None, job.student.soft_cap is not None)
         ]
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for start in range(0, len(hidden), job.chunk_tokens):
-            tokens = slice(start, min(start + job.chunk_tokens, len(hidden)))
+        for start in range(0, len(hidden), size or 1):
+            tokens = slice(start, min(start + size, len(hidden)))
             views = [buffer[: tokens.stop - start] for buffer in buffers]
             total += _walk_chunk(job, gradients, hidden.detach()[tokens], tokens, views)
         ctx.gradients, ctx.weight_dtype = gradients, weight.dtype
@@ -215,6 +216,11 @@ class _Fused(torch.autograd.Function):
             None if bias is None else bias.to(ctx.weight_dtype),
             None,
         )
+
+
+def even_size(count: int, most: int) -> int:
+    """Of the fewest chunks of at most `most`, made alike: products of few positions are slow."""
+    return -(-count // max(1, -(-count // most)))
 
 
 def _walk_chunk(

@@ -6,11 +6,13 @@ from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.heads import Head, final_hidden, read_head
 from minillm_ray.common.objective import DivergenceName, ObjectiveConfig
 from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
-from minillm_ray.learner.fused_head import fused_loss
+from minillm_ray.learner.fused_head import even_size, fused_loss
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -184,6 +186,17 @@ def test_gradients_are_the_slopes_of_the_value(divergence):
             slopes.append((values[0] - values[1]) / (2 * step))
         if divergence != CONSTANT_SHARES:
             assert torch.allclose(torch.tensor(slopes).double(), gradient.view(-1), atol=1e-7)
+
+
+@given(st.integers(0, 5000), st.integers(1, 700))
+def test_chunks_are_as_few_as_can_be_and_none_is_much_smaller_than_another(count: int, most: int):
+    size = even_size(count, most)
+    chunks = [min(size, count - start) for start in range(0, count, max(size, 1))]
+    assert sum(chunks) == count
+    assert max(chunks, default=0) <= most
+    assert len(chunks) == math.ceil(count / most)
+    # What the last one lacks is less than a position for each of the chunks.
+    assert not chunks or max(chunks) - min(chunks) < len(chunks)
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 5, 37, 1000])
