@@ -83,7 +83,8 @@ class LearnerGroup:
         return [found[index] for index in range(len(items))]
 
     def publish(self, version: WeightVersion) -> WeightManifest:
-        """All weights into the object store. They stay there until the next call."""
+        """All weights into the object store. They stay there while the manifest is held, and no longer: the
+        next version finds memory there that every process has touched before."""
         return self._all("publish", lambda rank: (version,))[0]
 
     def save(self, folder: Path) -> None:

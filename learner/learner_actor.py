@@ -26,7 +26,6 @@ class LearnerActor:
     def __init__(self, name: str, rank: int, world: int, config: RunConfig, vocabulary: int):
         self._name, self._number, self._world = name, rank, world
         self._config, self._vocabulary = config, vocabulary
-        self._published: WeightManifest | None = None
 
     def place(self) -> tuple[str, int]:
         """Address and a free port of this machine, where the ranks can meet."""
@@ -66,9 +65,8 @@ class LearnerActor:
         return self._rank.measure(hand, temperature)
 
     def publish(self, version: WeightVersion) -> WeightManifest | None:
-        """All weights, into the object store; the manifest from rank 0, which keeps the newest one alive."""
-        self._published = self._rank.publish(version, ray.put)
-        return self._published
+        """All weights, into the object store; the manifest from rank 0. They stay while it is held."""
+        return self._rank.publish(version, ray.put)
 
     def save(self, folder: str, step: int) -> None:
         """See checkpoint.save."""
