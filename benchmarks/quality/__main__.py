@@ -65,6 +65,7 @@ class Ring:
             python=self.python, measure=self.measure, threshold=THRESHOLD, cap_s=cap_s,
         )  # fmt: skip
         of = {"name": entry.name, "lr": entry.lr, "seed": entry.seed, "cap_s": cap_s}
+        of["at"] = time.strftime("%Y-%m-%d %H:%M")  # what is kept may come from another hour of the machine
         found = {**of, "settings": asked, **found}
         kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return found
