@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,18 @@ from .step import Result
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}
 MOST_BUCKET_ELEMENTS = 200_000_000
 """Gradient elements that ranks exchange at once."""
+LONGEST_MEETING = timedelta(minutes=30)
 TAG = "state"
 
 
-def join(rank: int, world: int, address: str, port: int) -> torch.device:
-    """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo."""
+def join(rank: int, world: int, address: str, port: int, door: socket.socket | None = None) -> torch.device:
+    """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo.
+
+    `door` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
+    was only looked up would be free for anyone until rank 0 has imported torch.
+    """
     has_gpu = torch.cuda.is_available()
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     os.environ["DS_ACCELERATOR"] = "cuda" if has_gpu else "cpu"
     import deepspeed
 
@@ -51,10 +57,25 @@ def join(rank: int, world: int, address: str, port: int) -> torch.device:
     disable_progress_bar()
     # Built with a C++ compiler at run time otherwise, gloo or not.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if has_gpu else "gloo", auto_mpi_discovery=False, verbose=False
+    backend, device = ("nccl", "cuda:0") if has_gpu else ("gloo", "cpu")
+    store = dist.TCPStore(
+        address,
+        port,
+        is_master=rank == 0,
+        master_listen_fd=None if door is None else door.detach(),
+        timeout=LONGEST_MEETING,
+        wait_for_workers=False,
     )
-    return torch.device("cuda:0" if has_gpu else "cpu")
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=LONGEST_MEETING,
+        device_id=torch.device(device) if has_gpu and world > 1 else None,
+    )
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return torch.device(device)
 
 
 class _Module(torch.nn.Module):

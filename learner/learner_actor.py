@@ -26,12 +26,12 @@ class LearnerActor:
     def __init__(self, name: str, rank: int, world: int, config: RunConfig, vocabulary: int):
         self._name, self._number, self._world = name, rank, world
         self._config, self._vocabulary = config, vocabulary
+        self._door: socket.socket | None = None
 
     def place(self) -> tuple[str, int]:
-        """Address and a free port of this machine, where the ranks can meet."""
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return ray.util.get_node_ip_address(), free.getsockname()[1]
+        """Address and port where this rank listens from now on, so that the others can meet it there."""
+        self._door = socket.create_server(("", 0))
+        return ray.util.get_node_ip_address(), self._door.getsockname()[1]
 
     def meet(self, address: str, port: int) -> None:
         """Join the other ranks and load the student. Call it first, once."""
@@ -46,6 +46,7 @@ class LearnerActor:
             world=self._world,
             address=address,
             port=port,
+            door=self._door,
         )
 
     def set_teacher_head(self, arrays: Mapping[str, Any]) -> None:

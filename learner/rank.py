@@ -5,6 +5,7 @@ All ranks get the same calls in the same order, and walk through them in lock-st
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,17 @@ def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) ->
 
 
 class Rank:
-    """The student in training, as one rank has it. Made when the ranks meet at `address` and `port`."""
+    """The student in training, as one rank has it. Made when the ranks meet (see join)."""
 
     def __init__(
         self, config: RunConfig, vocabulary: int, fetch: Fetch, *,
-        rank: int, world: int, address: str, port: int,
+        rank: int, world: int, address: str, port: int, door: socket.socket | None,
     ):  # fmt: skip
         self._config, self._vocabulary, self._fetch = config, vocabulary, fetch
         self._rank, self._world = rank, world
         self._teacher: Head | None = None
         self._chunks = Chunks(fetch)
-        device = join(rank, world, address, port)
+        device = join(rank, world, address, port, door)
         self._engine = DeepSpeedEngine(
             config.student, config.learner, vocabulary, device, dropout=config.uses_dropout
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from minillm_ray.common.errors import DataError, NonFiniteLoss, PartLost
 from minillm_ray.common.messages import Rollout, Scored, WeightVersion
 from minillm_ray.common.weights import WeightManifest, checksum, views
 from minillm_ray.learner.group import LearnerGroup
+from minillm_ray.learner.learner_actor import LearnerActor
 from minillm_ray.tests.learner.scenes import VOCABULARY, Scene, items_of, model_of, run_config
 from minillm_ray.tests.learner.worlds import World, measured, train
 
@@ -39,6 +41,17 @@ def group(ray_cluster: None, scene: Scene) -> Iterator[LearnerGroup]:
     group = start(scene, zero_stage=3)
     yield group
     group.stop()
+
+
+def test_nobody_can_take_the_port_where_ranks_will_meet(ray_cluster: None, scene: Scene) -> None:
+    config = run_config(scene, ranks=RANKS)
+    first: Any = LearnerActor.options(num_cpus=0.2).remote("learner-0", 0, RANKS, config, VOCABULARY)
+    address, port = ray.get(first.place.remote())
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("", port))
+    with socket.create_connection((address, port), timeout=5):
+        pass  # it rings already, though nobody has loaded torch to answer
+    ray.kill(first)
 
 
 def arrays_of(manifest: WeightManifest) -> dict[str, np.ndarray]:

@@ -31,9 +31,15 @@ from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, 
 class Rank:
     """One process of a world."""
 
+    _door: socket.socket | None = None
+
+    def place(self) -> int:
+        self._door = socket.create_server(("127.0.0.1", 0))
+        return self._door.getsockname()[1]
+
     def join(self, rank: int, world: int, port: int) -> None:
         self._rank, self._world = rank, world
-        self._device = join(rank, world, "127.0.0.1", port)
+        self._device = join(rank, world, "127.0.0.1", port, self._door)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(self._rank, self._world, self._device, *args)
@@ -43,10 +49,8 @@ class World:
     """So many ranks, which meet while the caller goes on."""
 
     def __init__(self, size: int):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
+        port = self._ranks[0].place.remote()
         self._met = [rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
