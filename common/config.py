@@ -137,6 +137,9 @@ class LearnerConfig(Section):
     """Recompute activations in the backward pass: less memory, a third more time."""
     head_chunk: Count = 512
     """Answer positions for which logits exist at a time."""
+    keep_logprobs_mib: Annotated[int, Field(ge=0)] = 1024
+    """Most memory of a rank, in MiB, for the teacher's log-probs over the whole vocabulary, kept over the
+    inner epochs of a set. Where a set of longest answers would not fit none are kept. 0 = never."""
     bucket_mib: Count = 64
     """Bytes of one weight bucket on its way to the rollout actors, in MiB."""
 
@@ -253,6 +256,14 @@ class RunConfig(Section):
     def steps_per_set(self) -> int:
         """Optimiser steps made from one set of answers."""
         return self.rollout.answers // self.learner.batch_size * self.inner_epochs
+
+    def kept_positions(self, vocabulary: int) -> int:
+        """Answer positions of a set for which each rank keeps the teacher's float32 log-probs over its inner
+        epochs: all of them, or none if they take more than learner.keep_logprobs_mib."""
+        positions = self.rollout.answers * self.rollout.max_new_tokens
+        asked = self.inner_epochs > 1 and self.objective.needs_teacher_hidden
+        fits = positions * vocabulary * 4 <= self.learner.keep_logprobs_mib << 20
+        return positions if asked and fits else 0
 
     def faults(self) -> list[str]:
         """What is wrong only together, each with key, value and way out."""

@@ -158,7 +158,8 @@ def _passing(model: ModelFacts, tokens: int, size: int) -> int:
 
 
 def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
-    """Bytes of one micro-batch, kept for the backward pass, and of the output layer's chunks."""
+    """Bytes of one micro-batch, kept for the backward pass, of the output layer's chunks, and of log-probs
+    that are kept over inner epochs."""
     learner, size = config.learner, BYTES[config.learner.precision]
     tokens = learner.micro_batch * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
     if config.text_alone:
@@ -173,4 +174,4 @@ def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
     )
     tensors = CHUNK_TENSORS.get(config.objective.divergence, 2) if config.objective.kind == "kd" else 2
     chunks = tensors * min(learner.head_chunk, tokens) * vocabulary * 4 + student.head_parameters * 4
-    return tokens * kept * size + chunks
+    return tokens * kept * size + chunks + config.kept_positions(vocabulary) * vocabulary * 4

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from ..common.divergence import shared_mass
 from ..common.heads import Head
 from .divergences import Divergence
+from .kept_logprobs import KeptRows
 from .objective import TokenLoss
 
 CHUNK_TOKENS = 512
@@ -57,12 +58,14 @@ def fused_loss(
     temperature: float = 1.0,
     overlap: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
+    kept: KeptRows | None = None,
 ) -> FusedLoss:
     """Sum of `token_loss` over N positions / `divisor`, with gradients to `hidden` and the student head.
 
     `hidden` [N, H]: inputs of the student's output layer; `ids` [N] int64: the drawn tokens, each below the
     vocabulary; `teacher_hidden` [N, H_teacher] with the frozen `teacher` head, needed for a `divergence` or
     the `overlap`. `token_loss` gets a chunk at a time and must treat tokens independently of each other.
+    `kept` rows stand in for the teacher's product where they are known, and are written where not.
     N = 0 is allowed and gives a zero loss with zero gradients. The divisor counts the whole optimiser step,
     so that parts of a batch add up.
     """
@@ -84,6 +87,7 @@ def fused_loss(
         temperature=temperature,
         overlap=overlap,
         chunk_tokens=chunk_tokens,
+        kept=kept,
         wants_gradient=torch.is_grad_enabled(),
     )
     loss = _Fused.apply(hidden, student.weight, student.bias, job)
@@ -111,6 +115,7 @@ class _Job:
     temperature: float
     overlap: bool
     chunk_tokens: int
+    kept: KeptRows | None
     wants_gradient: bool
     parts: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
@@ -118,6 +123,18 @@ class _Job:
     def dtype(self) -> torch.dtype:
         """The type that logits are normalised and gradients are summed in."""
         return torch.promote_types(self.student.weight.dtype, torch.float32)
+
+    def teacher_logprobs(self, tokens: slice, out: Tensor) -> Tensor | None:
+        """log p [n, V] of a chunk in `out`, where the teacher is asked at all."""
+        if self.teacher is None or self.teacher_hidden is None:
+            return None
+        if self.kept is not None and self.kept.known:
+            return self.kept.read(tokens, out)
+        z = self.teacher.scaled_logits(self.teacher_hidden[tokens], self.temperature, out=out)
+        log_p = torch.log_softmax(z, -1, out=z)
+        if self.kept is not None:
+            self.kept.write(tokens, log_p)
+        return log_p
 
     def chunk_loss(self, divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
         """(sum of the chunk's token losses, d/d divergence [n], d/d log q [n]), over the divisor already."""
@@ -233,12 +250,9 @@ def _walk_chunk(
     log_q = torch.log_softmax(z, -1, out=z)
     ids = job.ids[tokens, None]
     logprob = log_q.gather(1, ids)[:, 0]
-    log_p = None
-    if job.teacher is not None and job.teacher_hidden is not None:
-        log_p = job.teacher.scaled_logits(job.teacher_hidden[tokens], job.temperature, out=views[1])
-        torch.log_softmax(log_p, -1, out=log_p)
-        if job.overlap:
-            job.parts["overlap"].append(shared_mass(log_q, log_p))
+    log_p = job.teacher_logprobs(tokens, views[1])
+    if job.overlap and log_p is not None:
+        job.parts["overlap"].append(shared_mass(log_q, log_p))
     if job.divergence is None or log_p is None:
         value, slope_of = log_q.new_zeros(len(log_q)), None
     else:

@@ -94,6 +94,7 @@ class Rank:
                 temperature=config.rollout.temperature if config.samples_answers else 1.0,
                 max_new_tokens=config.rollout.max_new_tokens,
                 chunk_tokens=config.learner.head_chunk,
+                kept_positions=config.kept_positions(vocabulary),
             ),
         )
 
@@ -117,6 +118,7 @@ class Rank:
     def forget(self) -> None:
         """Let go of the set of answers, so that the next one finds room in the object store."""
         self._chunks.forget()
+        self._runner.forget()
 
     def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
         """See measure.measure."""
@@ -147,7 +149,7 @@ class Rank:
 
     def restore(self, folder: str) -> int:
         """See checkpoint.restore."""
-        self._chunks.forget()
+        self.forget()
         return checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
 
     def export(self, folder: str) -> None:

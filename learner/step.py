@@ -25,6 +25,7 @@ from .batching import Batch, batch_of, pad_answers
 from .dealing import Item, Share
 from .divergences import Divergence, DoubtSplit
 from .fused_head import FusedLoss, fused_loss
+from .kept_logprobs import KeptLogprobs, KeptRows
 from .objective import (
     TokenLoss,
     advantage_moments,
@@ -86,6 +87,8 @@ class StepRules:
     """Slots of an answer, for whitening."""
     chunk_tokens: int
     """Answer positions for which logits exist at a time."""
+    kept_positions: int = 0
+    """Answer positions of a set for which the teacher's log-probs are kept until `forget`."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -114,6 +117,12 @@ class StepRunner:
 
     def __init__(self, engine: TrainEngine, rules: StepRules, teacher: Head | None = None):
         self._engine, self._rules, self.teacher = engine, rules, teacher
+        self._kept: KeptLogprobs | None = None
+
+    def forget(self) -> None:
+        """The set of answers is done with."""
+        if self._kept is not None:
+            self._kept.forget()
 
     def step(self, share: Share, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
         """One optimiser step over all ranks; metrics of the whole step, the same on each rank.
@@ -129,7 +138,8 @@ class StepRunner:
         for micro_batch in share.answers.micro_batches:
             samples = [load(item) for item in micro_batch]
             divisor = share.answers.totals.divisor(objective.reduction)
-            self._learn_answers(samples, facts, divisor, sums, fresh=fresh)
+            kept = self._kept_rows(micro_batch)
+            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, kept=kept)
         for micro_batch in share.texts.micro_batches:
             divisor = share.texts.totals.divisor(objective.reduction)
             self._learn_text([load(item) for item in micro_batch], divisor, sums)
@@ -172,6 +182,7 @@ class StepRunner:
         sums: _Sums,
         *,
         fresh: bool,
+        kept: KeptRows | None,
     ) -> None:
         objective = self._rules.objective
         batch = self._batch(samples, hidden=objective.needs_teacher_hidden)
@@ -192,7 +203,8 @@ class StepRunner:
             packed = token_constants(answers, objective, facts.moments, current)[answers.mask]
             sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
         overlap = fresh and self._is_minillm and divergence is not None
-        fused = self._fused(batch, loss, divergence, divisor, self._rules.temperature, overlap=overlap)
+        temperature = self._rules.temperature
+        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, kept=kept)
         self._engine.backward(fused.loss)
         sums.bad += _not_finite(batch, fused)
         sums.add("loss", fused.loss.detach())
@@ -226,6 +238,7 @@ class StepRunner:
         temperature: float,
         *,
         overlap: bool = False,
+        kept: KeptRows | None = None,
     ) -> FusedLoss:
         def use(hidden: Tensor, student: Head) -> FusedLoss:
             return fused_loss(
@@ -240,9 +253,18 @@ class StepRunner:
                 temperature=temperature,
                 overlap=overlap,
                 chunk_tokens=self._rules.chunk_tokens,
+                kept=kept,
             )
 
         return self._engine.run(batch, use, train=True)
+
+    def _kept_rows(self, micro_batch: Sequence[Item]) -> KeptRows | None:
+        positions = self._rules.kept_positions
+        if not positions or self.teacher is None:
+            return None
+        if self._kept is None:
+            self._kept = KeptLogprobs(positions, self.teacher.vocabulary, self._engine.device)
+        return self._kept.rows([(item, item.answer_tokens) for item in micro_batch])
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
         def use(hidden: Tensor, student: Head) -> Tensor:

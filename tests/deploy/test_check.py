@@ -157,6 +157,7 @@ def test_gradient_checkpointing_and_smaller_batches_need_less(models, questions)
         ]
 
     plain = activations(micro_batch=8)
+    assert activations(micro_batch=8, keep_logprobs_mib=0) < plain
     assert activations(micro_batch=2) < plain
     assert activations(micro_batch=8, gradient_checkpointing=True) < plain
 
