@@ -76,14 +76,19 @@ class Scorer:
 
     @torch.inference_mode()
     def score(
-        self, passages: Sequence[Passage], *, temperature: float, with_hidden: bool
+        self,
+        passages: Sequence[Passage],
+        *,
+        temperature: float,
+        with_hidden: bool,
+        with_logprobs: bool = True,
     ) -> tuple[list[Scored], BatchSummary]:
         """Score passages; results are in their order.
 
-        Log-probs are nats over the shared vocabulary, once at `temperature` and once at 1. Hidden states
-        [T, H] are those that predict the answer's tokens. Passages go through in batches of at most
-        `batch_tokens` slots with padding; a longer passage goes alone. Raises DataError for a passage that
-        the teacher cannot read.
+        Log-probs are nats over the shared vocabulary, once at `temperature` and once at 1; they take a
+        product with the output layer. Hidden states [T, H] are those that predict the answer's tokens.
+        Passages go through in batches of at most `batch_tokens` slots with padding; a longer passage goes
+        alone. Raises DataError for a passage that the teacher cannot read.
         """
         start = time.perf_counter()
         for passage in passages:
@@ -94,7 +99,9 @@ class Scorer:
         for places in batches(lengths, self._batch_tokens, together=self._together):
             reading = Reading([passages[i] for i in places], together=self._together)
             slots, used = slots + reading.packed.ids.size, used + reading.packed.used
-            scored = self._score_batch(reading, temperature, with_hidden)
+            scored = self._score_batch(
+                reading, temperature, with_hidden=with_hidden, with_logprobs=with_logprobs
+            )
             found |= dict(zip(places, scored, strict=True))
         summary = BatchSummary(
             prompt_ids=tuple(p.prompt_id for p in passages),
@@ -114,6 +121,8 @@ class Scorer:
         (own,), _ = self.score([given.passage], temperature=1.0, with_hidden=True)
         assert own.hidden is not None
         assert given.hidden is not None
+        assert own.teacher_logprobs is not None
+        assert given.teacher_logprobs is not None
         mine, theirs = (
             tensor_of(hidden, dtype).float()
             for hidden, dtype in ((own.hidden, own.hidden_dtype), (given.hidden, given.hidden_dtype))
@@ -136,34 +145,32 @@ class Scorer:
             "dtype": str(head.weight.dtype).removeprefix("torch."),
         }
 
-    def _score_batch(self, reading: Reading, temperature: float, with_hidden: bool) -> list[Scored]:
+    def _score_batch(
+        self, reading: Reading, temperature: float, *, with_hidden: bool, with_logprobs: bool
+    ) -> list[Scored]:
         batch, flat = reading.passages, reading.hidden(self._model)
         lengths = [len(p.answer_ids) for p in batch]
-        targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
-        found = drawn_logprobs(
-            flat,
-            self._head,
-            targets.to(flat.device),
-            temperatures=(1.0, temperature)[: 1 + (temperature != 1)],
-        )
-        plain, tempered = found[0].cpu().numpy(), found[-1].cpu().numpy()
-        ends = np.cumsum(lengths)[:-1]
-        states: list[Any] = [None] * len(batch)
+        nothing: list[Any] = [None] * len(batch)
+        plain = tempered = states = nothing
+        if with_logprobs:
+            targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
+            temperatures = (1.0, temperature)[: 1 + (temperature != 1)]
+            found = drawn_logprobs(flat, self._head, targets.to(flat.device), temperatures=temperatures)
+            plain, tempered = (
+                [array_of(part) for part in values.split(lengths)] for values in (found[0], found[-1])
+            )
         if with_hidden:
             kept = flat.to(getattr(torch, self._hidden_precision))
             states = [array_of(part) for part in kept.split(lengths)]
         return [
-            # copies: a slice would keep the whole batch alive, and travel with it
             Scored(
                 passage=passage,
-                teacher_logprobs=one.copy(),
-                plain_teacher_logprobs=two.copy(),
+                teacher_logprobs=one,
+                plain_teacher_logprobs=two,
                 hidden=state,
                 hidden_dtype=self._hidden_precision if with_hidden else "float32",
             )
-            for passage, one, two, state in zip(
-                batch, np.split(tempered, ends), np.split(plain, ends), states, strict=True
-            )
+            for passage, one, two, state in zip(batch, tempered, plain, states, strict=True)
         ]
 
 

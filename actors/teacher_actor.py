@@ -57,8 +57,15 @@ class TeacherActor:
         return self._scorer.states_gap(given[0])
 
     def score(
-        self, passages: Sequence[Passage | Scored], temperature: float, with_hidden: bool
+        self,
+        passages: Sequence[Passage | Scored],
+        temperature: float,
+        *,
+        with_hidden: bool,
+        with_logprobs: bool,
     ) -> tuple[list[Scored], BatchSummary]:
         """See Scorer.score; what has been scored by another is scored anew."""
         unread = [one.passage if isinstance(one, Scored) else one for one in passages]
-        return self._scorer.score(unread, temperature=temperature, with_hidden=with_hidden)
+        return self._scorer.score(
+            unread, temperature=temperature, with_hidden=with_hidden, with_logprobs=with_logprobs
+        )

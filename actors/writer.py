@@ -146,12 +146,14 @@ def health(rollouts: Sequence[Rollout], scored: Sequence[Scored], version: int) 
     answers = [r.answer_ids for r in rollouts]
     count = float(len(rollouts))
     log_weights = np.concatenate([r.student_logprobs - r.behaviour_logprobs for r in rollouts])
-    sampled = np.concatenate(
-        [s.passage.student_logprobs - s.teacher_logprobs for s in scored if isinstance(s.passage, Rollout)]
-    )
+    sampled = [
+        s.passage.student_logprobs - s.teacher_logprobs
+        for s in scored
+        if isinstance(s.passage, Rollout) and s.teacher_logprobs is not None
+    ]
     weights = np.exp(log_weights.astype(np.float64))
     low, middle, high = np.quantile(weights, [0.05, 0.5, 0.95])
-    return {
+    found: Metrics = {
         "rollout/answer_tokens": (float(sum(map(len, answers))), count),
         "rollout/eos_rate": (float(sum(r.finish == "stop" for r in rollouts)), count),
         "rollout/distinct_4": distinct_n(answers),
@@ -161,5 +163,8 @@ def health(rollouts: Sequence[Rollout], scored: Sequence[Scored], version: int) 
         "rollout/weight_p95": (float(high), 1.0),
         "rollout/weight_age": (float(sum(version - r.oldest for r in rollouts)), count),
         "rollout/weight_mean": (float(weights.sum()), float(len(weights))),
-        "rollout/sampled_kl": (float(sampled.sum(dtype=np.float64)), float(len(sampled))),
     }
+    if sampled:
+        gaps = np.concatenate(sampled)
+        found["rollout/sampled_kl"] = (float(gaps.sum(dtype=np.float64)), float(len(gaps)))
+    return found

@@ -79,6 +79,9 @@ class ScoringConfig(Section):
     """Of the teacher's weights."""
     hidden_precision: Precision = "float32"
     """Of the hidden states that travel to the learner, where the objective asks for them."""
+    drawn_logprobs: bool = False
+    """Log-probs of the answers' tokens also where the loss reads none (kd): for the rollout files and
+    rollout/sampled_kl, at the price of a product with the teacher's output layer."""
     reuse: bool = True
     """Take the teacher's states from mixed sampling, which has computed them, in place of another pass: at
     temperature 1, where rollout.precision is the teacher's. Checked on an answer of the first set."""

@@ -107,8 +107,10 @@ class Scored:
     """A passage or rollout as the teacher sees it."""
 
     passage: Passage
-    teacher_logprobs: Floats  # [T] log p of the answer's tokens, at the objective's temperature
-    plain_teacher_logprobs: Floats  # [T] the same at temperature 1
+    teacher_logprobs: Floats | None
+    """[T] log p of the answer's tokens, at the objective's temperature; None where nobody asked."""
+    plain_teacher_logprobs: Floats | None
+    """[T] the same at temperature 1."""
     hidden: npt.NDArray[np.generic] | None  # [T, H] input of the teacher's output layer, or None
     hidden_dtype: str = "float32"
     """numpy has no bfloat16: "bfloat16" says that `hidden` holds its bits as uint16."""

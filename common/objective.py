@@ -141,6 +141,11 @@ class ObjectiveConfig(Section):
         return self.kind == "kd" or (self.kind == "minillm" and self.single_step)
 
     @property
+    def needs_teacher_logprobs(self) -> bool:
+        """Whether the loss on answers reads the log-probs of their tokens that scoring gives."""
+        return self.kind == "minillm" or self.splits_tokens
+
+    @property
     def splits_tokens(self) -> bool:
         """Whether the loss treats tokens by their place among all tokens of the step."""
         return self.kind == "kd" and self.divergence == "atkd"

@@ -100,7 +100,9 @@ class Cast:
         chunks = self._rollouts.spread(list(pieces_of(prompts, self._config.rollout.chunk)), call, done)
         return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
 
-    def score(self, chunks: Sequence[Chunk], *, hidden: bool, done: Told = nobody) -> list[Chunk]:
+    def score(
+        self, chunks: Sequence[Chunk], *, hidden: bool, logprobs: bool, done: Told = nobody
+    ) -> list[Chunk]:
         """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
         known = [chunk for chunk in chunks if chunk.scored]
         if known and self.states_gap is None:
@@ -112,7 +114,9 @@ class Cast:
         temperature = self._config.rollout.temperature if self._config.samples_answers else 1.0
 
         def call(actor: Any, chunk: Chunk) -> Any:
-            return actor.score.options(num_returns=2).remote(chunk.ref, temperature, hidden)
+            return actor.score.options(num_returns=2).remote(
+                chunk.ref, temperature, with_hidden=hidden, with_logprobs=logprobs
+            )
 
         unknown = iter(self._teachers.spread([c for c in chunks if c not in known], call, done))
         return [chunk if chunk in known else next(unknown) for chunk in chunks]

@@ -114,7 +114,12 @@ class Driver:
         began = time.monotonic()
         self._progress.phase("scoring")
         count = self._counting(sum(map(len, chunks)))
-        scored = self._cast.score(chunks, hidden=config.objective.needs_teacher_hidden, done=count)
+        scored = self._cast.score(
+            chunks,
+            hidden=config.objective.needs_teacher_hidden,
+            logprobs=config.objective.needs_teacher_logprobs or config.scoring.drawn_logprobs,
+            done=count,
+        )
         seconds = time.monotonic() - began
         read = [chunk.summary for chunk in scored if not chunk.scored]
         tokens = sum(sum(summary.answer_tokens) for summary in read)
@@ -173,7 +178,7 @@ class Driver:
             return []
         chunks = self._feed.take_text(config.text.batch_size or config.learner.batch_size)
         if config.objective.text_teacher_share > 0:
-            chunks = self._cast.score(chunks, hidden=True)
+            chunks = self._cast.score(chunks, hidden=True, logprobs=False)
         return items_of(chunks)
 
     def _publish(self) -> None:
@@ -209,7 +214,7 @@ class Driver:
         examples = [text for *_, text in self._cast.read(chunks[0], NUM_EXAMPLES)]
         if self._config.teacher is None or teacher_mix > 0:
             return Measurement.of(scores, None, examples)
-        scored = self._cast.score(chunks, hidden=True)
+        scored = self._cast.score(chunks, hidden=True, logprobs=False)
         records = self._cast.learner.measure(items_of(scored))
         reverse_kl = {(r.prompt_id, r.sample): r.reverse_kl for r in records if r.reverse_kl is not None}
         return Measurement.of(scores, reverse_kl, examples)

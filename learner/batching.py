@@ -108,9 +108,11 @@ def pad_answers(
                 f"{name_of(sample)}: objective.kind = minillm learns from sampled answers that a"
                 " teacher has scored; this one is not; use kind = lm for given answers"
             )
+        given = sample.plain_teacher_logprobs if reward_temperature == "one" else sample.teacher_logprobs
+        if given is None:
+            raise DataError(f"{name_of(sample)}: the loss needs the teacher's log-probs, and it has none")
         rollouts.append(sample.passage)
-        at_one = reward_temperature == "one"
-        teacher.append(sample.plain_teacher_logprobs if at_one else sample.teacher_logprobs)
+        teacher.append(given)
     return Answers(
         lengths=torch.tensor([len(r.answer_ids) for r in rollouts], dtype=torch.int64, device=device),
         behaviour_logprobs=_rows([r.behaviour_logprobs for r in rollouts], device),

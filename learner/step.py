@@ -335,7 +335,7 @@ def teacher_hidden(batch: Batch, teacher: Head | None) -> Tensor | None:
 
 def doubts(sample: Scored | Passage) -> Tensor:
     """1 - p of each token of an answer [T], p the teacher's probability at the temperature of the loss."""
-    if not isinstance(sample, Scored):
+    if not isinstance(sample, Scored) or sample.teacher_logprobs is None:
         raise DataError(f"{_names([sample])[0]}: atkd needs answers that a teacher has scored")
     return -torch.expm1(torch.tensor(sample.teacher_logprobs, dtype=torch.float32))
 

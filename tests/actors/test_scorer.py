@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from minillm_ray.actors import scorer as scorer_module
 from minillm_ray.actors.scorer import Scorer, batches
 from minillm_ray.common import divergence
 from minillm_ray.common.config import ScoringConfig
@@ -57,6 +58,13 @@ def hidden_of(scored: Scored) -> npt.NDArray[Any]:
     return scored.hidden
 
 
+def logprobs_of(scored: Scored) -> npt.NDArray[Any]:
+    """[2, T]: at the temperature asked for, and at 1."""
+    assert scored.teacher_logprobs is not None
+    assert scored.plain_teacher_logprobs is not None
+    return np.stack([scored.teacher_logprobs, scored.plain_teacher_logprobs])
+
+
 def load(folder: Path, **settings) -> Scorer:
     return Scorer.load(str(folder), None, ScoringConfig(**settings), VOCABULARY)
 
@@ -76,8 +84,7 @@ def test_log_probs_and_hidden_states_equal_those_of_transformers(folders, family
         assert result.passage is passage
         tempered, hidden = by_hand(folders[family], passage, 0.7)
         plain, _ = by_hand(folders[family], passage, 1.0)
-        np.testing.assert_allclose(result.teacher_logprobs, tempered, atol=1e-5)
-        np.testing.assert_allclose(result.plain_teacher_logprobs, plain, atol=1e-5)
+        np.testing.assert_allclose(logprobs_of(result), [tempered, plain], atol=1e-5)
         np.testing.assert_allclose(hidden_of(result), hidden, atol=1e-5)
 
 
@@ -88,8 +95,7 @@ def test_neither_order_nor_batching_nor_chunking_changes_a_score(folders, monkey
     together, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
     for one, other in zip(alone, together[::-1], strict=True):
         assert one.passage.prompt_id == other.passage.prompt_id
-        np.testing.assert_allclose(one.teacher_logprobs, other.teacher_logprobs, atol=1e-5)
-        np.testing.assert_allclose(one.plain_teacher_logprobs, other.plain_teacher_logprobs, atol=1e-5)
+        np.testing.assert_allclose(logprobs_of(one), logprobs_of(other), atol=1e-5)
         np.testing.assert_allclose(hidden_of(one), hidden_of(other), atol=1e-5)
 
 
@@ -169,12 +175,22 @@ def test_without_need_no_hidden_states_travel(folders):
     assert [s.hidden for s in scored] == [None, None]
 
 
+def test_without_need_the_output_layer_is_not_multiplied(folders, monkeypatch):
+    given = passages(3)
+    whole, _ = load(folders["llama"]).score(given, temperature=0.7, with_hidden=True)
+    monkeypatch.delattr(scorer_module, "drawn_logprobs")
+    bare, _ = load(folders["llama"]).score(given, temperature=0.7, with_hidden=True, with_logprobs=False)
+    for one, other in zip(bare, whole, strict=True):
+        assert one.teacher_logprobs is one.plain_teacher_logprobs is None
+        np.testing.assert_array_equal(hidden_of(one), hidden_of(other))
+
+
 def test_a_block_of_text_is_a_passage_with_a_prompt_of_one_token(folders):
     ids = np.arange(5, 37, dtype=np.int32)
     block = Passage(prompt_id="text/0", prompt_ids=ids[:1], answer_ids=ids[1:])
     scored, _ = load(folders["llama"]).score([block], temperature=1.0, with_hidden=True)
     expected, _ = by_hand(folders["llama"], block, 1.0)
-    np.testing.assert_allclose(scored[0].plain_teacher_logprobs, expected, atol=1e-5)
+    np.testing.assert_allclose(logprobs_of(scored[0])[1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,7 +202,7 @@ def test_the_head_applied_to_the_hidden_states_gives_the_log_probs(folders, fami
     logits = torch.from_numpy(hidden_of(scored[0])) @ torch.from_numpy(head["weight"]).T
     answer = torch.from_numpy(scored[0].passage.answer_ids).long()
     logprobs = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
-    np.testing.assert_allclose(logprobs.numpy(), scored[0].teacher_logprobs, atol=1e-5)
+    np.testing.assert_allclose(logprobs.numpy(), logprobs_of(scored[0])[0], atol=1e-5)
 
 
 def test_a_head_in_bfloat16_travels_as_bits(folders):
@@ -219,4 +235,4 @@ def test_states_from_elsewhere_are_held_against_the_teachers_own(folders):
     assert scorer.states_gap(own) < 1e-6
     (others,), _ = load(folders["qwen2"]).score(passages(1), temperature=1.0, with_hidden=True)
     assert scorer.states_gap(others) > 0.1
-    assert scorer.states_gap(replace(own, teacher_logprobs=own.teacher_logprobs - 0.5)) > 0.4
+    assert scorer.states_gap(replace(own, teacher_logprobs=logprobs_of(own)[0] - 0.5)) > 0.4

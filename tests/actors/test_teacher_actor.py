@@ -29,12 +29,15 @@ def test_scores_and_summary_come_back_as_two_objects_and_the_head_as_one(ray_clu
     )
     get = cast(Any, ray.get)
     assert get(actor.ready.remote())["name"] == "teacher-0"
-    scored, summary = actor.score.options(num_returns=2).remote(ray.put(given), 0.7, True)
+    scored, summary = actor.score.options(num_returns=2).remote(
+        ray.put(given), 0.7, with_hidden=True, with_logprobs=True
+    )
     (result,), sizes = get([scored, summary])
     here = Scorer.load(str(folder), None, ScoringConfig(), 128)
     (expected,), _ = here.score(given, temperature=0.7, with_hidden=True)
-    np.testing.assert_allclose(result.teacher_logprobs, expected.teacher_logprobs, atol=1e-6)
+    assert expected.teacher_logprobs is not None
     assert expected.hidden is not None
+    np.testing.assert_allclose(result.teacher_logprobs, expected.teacher_logprobs, atol=1e-6)
     np.testing.assert_allclose(result.hidden, np.asarray(expected.hidden, np.float32), atol=1e-6)
     assert sizes.answer_tokens == (2,)
     np.testing.assert_array_equal(get(actor.head.remote())["weight"], here.head()["weight"])

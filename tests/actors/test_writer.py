@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +64,14 @@ def test_health_signals_are_counts_over_the_whole_set(tmp_path):
     assert metrics["rollout/repetition"] == (1, 6)
     assert metrics["rollout/weight_p50"][0] == pytest.approx(np.exp(-0.5))
     assert metrics["rollout/sampled_kl"][0] / 12 == pytest.approx(-1.0)
+
+
+def test_what_the_teacher_was_not_asked_is_empty_and_no_metric(tmp_path):
+    unasked = replace(scored(rollout([3, 4, 0])), teacher_logprobs=None, plain_teacher_logprobs=None)
+    metrics = Writer(WordTokenizer(), tmp_path).write(0, [unasked], version=3)
+    assert pd.read_parquet(tmp_path / "set-00000.parquet")["teacher_logprobs"][0] is None
+    assert "rollout/sampled_kl" not in metrics
+    assert metrics["rollout/answer_tokens"] == (3, 1)
 
 
 def test_answers_without_references_have_no_text_score(tmp_path):

@@ -54,8 +54,8 @@ def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Cast, Teachers,
         Chunk(ref="given", summary=SIZES),
         Chunk(ref="mixed too", summary=SIZES, scored=True),
     ]
-    first = [chunk.ref for chunk in cast.score(chunks, hidden=True)]
-    assert [chunk.ref for chunk in cast.score(chunks, hidden=True)] == first
+    first = [chunk.ref for chunk in cast.score(chunks, hidden=True, logprobs=True)]
+    assert [chunk.ref for chunk in cast.score(chunks, hidden=True, logprobs=True)] == first
     assert teachers.asked == ["mixed"], "one answer of the first set is enough"
     return cast, teachers, first
 

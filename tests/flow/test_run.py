@@ -137,4 +137,5 @@ def test_a_divergence_is_learned_on_half_sampled_and_half_given_answers_until_it
     rows = pd.concat([pd.read_parquet(p) for p in sorted((tmp_path / "run" / "rollouts").glob("*.parquet"))])
     assert len(rows) == 8
     assert list(rows["finish"].isna()).count(True) == 4  # what was not sampled did not end in any way
+    assert list(rows["teacher_logprobs"].isna()).count(True) == 8  # this loss reads none of them
     assert all(row["learner/divergence"] > 0 for row in steps_of(tmp_path / "run"))

@@ -94,6 +94,9 @@ def test_what_a_loss_needs_and_did_not_get_is_said_by_name() -> None:
         batch_of([passage], CPU, hidden=True)
     with pytest.raises(DataError, match=r"given/1.*minillm"):
         pad_answers([passage], CPU, "one")
+    unasked = replace(PAIR[0], teacher_logprobs=None, plain_teacher_logprobs=None)
+    with pytest.raises(DataError, match=r"a#2.*log-probs"):
+        pad_answers([unasked], CPU, "one")
     empty = replace(passage, answer_ids=np.zeros(0, np.int32))
     with pytest.raises(DataError, match="given/1: 2 prompt tokens and 0 answer tokens"):
         batch_of([empty], CPU, hidden=False)
