@@ -59,6 +59,7 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         student = self._student
         self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
         self._tied = _tied_head(student)
+        self._follow_embedding()
         self._begun = False
 
     def start_weight_update(self) -> None:
@@ -79,12 +80,22 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             return
         self._begun = False
         finalize_layerwise_reload(self._student, self.model_config)
-        if self._tied is not None:
-            # The reload gives a tied head, for which no weights came, its old packed weights back:
-            # pack them anew from the embedding that it shares.
-            head, embedding = self._tied
-            head.weight = embedding.weight
+        self._follow_embedding()
+
+    def _follow_embedding(self) -> None:
+        """Give a tied head its embedding's weights; the reload, to which none came for it, kept its old ones.
+
+        On CPUs vLLM packs the embedding as it packs the head, and would hold and make the same twice.
+        """
+        if self._tied is None:
+            return
+        head, embedding = self._tied
+        head.weight = embedding.weight
+        packed = getattr(embedding, "cpu_linear", None)
+        if packed is None or getattr(head, "bias", None) is not None:
             head.quant_method.process_weights_after_loading(head)
+        else:
+            head.cpu_linear = packed
 
     def shutdown(self) -> None:
         """No connection is held."""
