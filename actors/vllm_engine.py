@@ -226,6 +226,11 @@ def _start(
     from .mixture_model import WEIGHT_TRANSFER, overrides, register
 
     register()
+    kernels: dict[str, Any] = {}
+    if current_platform.is_cpu() and settings.eager:
+        from .cpu_kernels import op_priority
+
+        kernels = {"ir_op_priority": op_priority()}
     arguments = EngineArgs(
         model=student,
         hf_overrides=overrides(student, teacher, vocabulary),
@@ -249,6 +254,7 @@ def _start(
         disable_log_stats=True,
         weight_transfer_config=WeightTransferConfig(backend=WEIGHT_TRANSFER),
         seed=0,
+        **kernels,
     )
     try:
         with warnings.catch_warnings():
