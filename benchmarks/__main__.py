@@ -100,8 +100,8 @@ def _by_cell(raw: Values) -> dict[str, dict[str, float]]:
                 found.setdefault(key, {})[cell] = speed[our_name] / speed[their_name]
     for cell, alone in raw.get("parts", {}).items():
         runs = raw.get("race", {}).get(cell, {})
-        if "ours_reverse_kl" in runs:
-            for key, value in _against_bare(alone, runs["ours_reverse_kl"], CELLS[cell]).items():
+        if "ours_logprobs" in runs:
+            for key, value in _against_bare(alone, runs["ours_logprobs"], CELLS[cell]).items():
                 found.setdefault(key, {})[cell] = value
         if "ours_minillm" in runs:
             both = alone["sample_student"]["seconds"] + alone["sample_teacher"]["seconds"]

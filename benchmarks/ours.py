@@ -16,13 +16,21 @@ OBJECTIVES: dict[str, Values] = {
         "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
         "rollout": {"teacher_mix": 0.0},
     },
+    "reverse_kl_logprobs": {
+        "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
+        "rollout": {"teacher_mix": 0.0},
+        "scoring": {"drawn_logprobs": True},
+    },
     "minillm": {"objective": {"kind": "minillm"}, "rollout": {"teacher_mix": 0.2}},
 }
-"""What is learned: GKD's own text with reverse KL, as theirs do it, or the paper's loss and mixing."""
+"""What is learned: GKD's own text with reverse KL, as theirs do it; the same with the log-probs of drawn
+tokens, which the bare loops take too; the paper's loss and mixing."""
 PARTS = ("rollout/set_s", "teacher/set_s", "learner/step_s", "weights/publish_s", "weights/load_s")
 
 
-def run_file(what: str, files: Files, out: Path, cell: Cell, *, inner_epochs: int, ranks: int) -> Values:
+def run_file(
+    what: str, files: Files, out: Path, cell: Cell, *, sets: int, inner_epochs: int, ranks: int
+) -> Values:
     """The run that the race is about: one optimiser step on all of a set, `inner_epochs` times."""
     own = OBJECTIVES[what]
     return {
@@ -30,6 +38,7 @@ def run_file(what: str, files: Files, out: Path, cell: Cell, *, inner_epochs: in
         "teacher": {"path": str(files.teacher)},
         "data": {"train": {"path": str(files.prompts), "input": None, "output": None}, "template": "chat"},
         "objective": own["objective"],
+        "scoring": own.get("scoring", {}),
         "rollout": {
             **own["rollout"],
             "answers": cell.answers,
@@ -44,7 +53,7 @@ def run_file(what: str, files: Files, out: Path, cell: Cell, *, inner_epochs: in
             "batch_size": cell.answers,
             "micro_batch": MICRO_BATCH,
             "inner_epochs": inner_epochs,
-            "steps": (cell.sets + 1) * inner_epochs,
+            "steps": (sets + 1) * inner_epochs,
             "optimizer": {"lr": 5e-6},
         },
         "cluster": {"dashboard": False},

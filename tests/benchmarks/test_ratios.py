@@ -37,7 +37,7 @@ def test_each_ratio_is_that_of_its_worst_cell_and_all_cells_are_told() -> None:
 
 def test_parts_are_held_against_the_bare_loops_that_ran_beside_them() -> None:
     mixed = run(1.0, **{"rollout/set_s": 5.4})
-    raw = {"race": {"small": {"ours_reverse_kl": run(1.0), "ours_minillm": mixed}}, "parts": {"small": ALONE}}
+    raw = {"race": {"small": {"ours_logprobs": run(1.0), "ours_minillm": mixed}}, "parts": {"small": ALONE}}
     found = ratios(raw)
     assert found["rollout_vs_bare"] == pytest.approx(0.95)
     assert found["scoring_vs_bare"] == pytest.approx(0.9)
