@@ -30,7 +30,7 @@ TOKEN = "a" * 64
 
 
 def free_port() -> int:
-    """One that nobody is given by chance until it is used: below those that systems hand out by themselves."""
+    """One that nobody is given by chance until it is used: below those that systems hand out."""
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
