@@ -13,13 +13,13 @@ from vllm.platforms import current_platform
 
 PROVIDER = "cpu_c"
 """Name in that table."""
+OPERATIONS = ("rms_norm", "fused_add_rms_norm")
 
 
 def op_priority() -> dict[str, list[str]]:
     """What `EngineArgs.ir_op_priority` takes; nothing where this vLLM was built without the kernels."""
     current_platform.import_kernels()
-    known = all(hasattr(torch.ops._C, name) for name in ("rms_norm", "fused_add_rms_norm"))
-    return {name: [PROVIDER, "native"] for name in ("rms_norm", "fused_add_rms_norm")} if known else {}
+    return {name: [PROVIDER, "native"] for name in OPERATIONS if hasattr(torch.ops._C, name)}
 
 
 def _takes(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:

@@ -82,6 +82,9 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         finalize_layerwise_reload(self._student, self.model_config)
         self._follow_embedding()
 
+    def shutdown(self) -> None:
+        """No connection is held."""
+
     def _follow_embedding(self) -> None:
         """Give a tied head its embedding's weights; the reload, to which none came for it, kept its old ones.
 
@@ -96,9 +99,6 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             head.quant_method.process_weights_after_loading(head)
         else:
             head.cpu_linear = packed
-
-    def shutdown(self) -> None:
-        """No connection is held."""
 
     @property
     def _student(self) -> Any:

@@ -11,16 +11,13 @@ import yaml
 from ..deploy.recorder import read_metrics
 from .ground import MICRO_BATCH, Cell, Files, Values
 
+REVERSE_KL: Values = {
+    "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
+    "rollout": {"teacher_mix": 0.0},
+}
 OBJECTIVES: dict[str, Values] = {
-    "reverse_kl": {
-        "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
-        "rollout": {"teacher_mix": 0.0},
-    },
-    "reverse_kl_logprobs": {
-        "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
-        "rollout": {"teacher_mix": 0.0},
-        "scoring": {"drawn_logprobs": True},
-    },
+    "reverse_kl": REVERSE_KL,
+    "reverse_kl_logprobs": REVERSE_KL | {"scoring": {"drawn_logprobs": True}},
     "minillm": {"objective": {"kind": "minillm"}, "rollout": {"teacher_mix": 0.2}},
 }
 """What is learned: GKD's own text with reverse KL, as theirs do it; the same with the log-probs of drawn

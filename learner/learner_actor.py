@@ -30,7 +30,9 @@ class LearnerActor:
 
     def place(self) -> tuple[str, int]:
         """Address and port where this rank listens from now on, so that the others can meet it there."""
-        self._door = socket.create_server(("", 0))
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._door = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
         return ray.util.get_node_ip_address(), self._door.getsockname()[1]
 
     def meet(self, address: str, port: int) -> None:

@@ -42,7 +42,7 @@ def ray_cluster() -> Iterator[None]:
     # A cluster that nobody else can reach needs no token, and a stale token file must not fail a test.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.pop("RAY_ADDRESS", None)
-    # one of its own, whatever else runs on this machine
+    # Not given an address, Ray joins whatever cluster it finds on this machine.
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -48,7 +48,7 @@ def test_nobody_can_take_the_port_where_ranks_will_meet(ray_cluster: None, scene
     first: Any = LearnerActor.options(num_cpus=0.2).remote("learner-0", 0, RANKS, config, VOCABULARY)
     address, port = ray.get(first.place.remote())
     with pytest.raises(OSError, match="in use"):
-        socket.create_server(("", port))
+        socket.create_server(("", port))  # of IPv4 too
     with socket.create_connection((address, port), timeout=5):
         pass  # it rings already, though nobody has loaded torch to answer
     ray.kill(first)
