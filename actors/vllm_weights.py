@@ -56,10 +56,16 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Learn what a manifest must hold; fails early on a student whose head could not follow."""
-        student = self._student
         self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
-        self._tied = _tied_head(student)
-        self._follow_embedding()
+        self._tied = _tied(self._student)
+        if len(self._tied) > 1:
+            raise ModelError(
+                f"{type(self._student).__name__} ties its output layer in a way that is not known here"
+                f" ({len(self._tied)} pairs of head and embedding), so weight updates would miss it"
+            )
+        teacher: Any = self.model.teacher
+        for head, embedding in self._tied + ([] if teacher is None else _tied(teacher)):
+            _follow(head, embedding)
         self._begun = False
 
     def start_weight_update(self) -> None:
@@ -71,6 +77,7 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         buffers = [update_info.fetch(bucket.ref) for bucket in manifest.buckets]
         check_manifest(manifest, buffers, self._shapes)
         self._begun = True
+        _release_packed(self._student)
         initialize_layerwise_reload(self._student)
         self._student.load_weights(tensors(manifest, buffers))
 
@@ -80,25 +87,11 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             return
         self._begun = False
         finalize_layerwise_reload(self._student, self.model_config)
-        self._follow_embedding()
+        for head, embedding in self._tied:
+            _follow(head, embedding)
 
     def shutdown(self) -> None:
         """No connection is held."""
-
-    def _follow_embedding(self) -> None:
-        """Give a tied head its embedding's weights; the reload, to which none came for it, kept its old ones.
-
-        On CPUs vLLM packs the embedding as it packs the head, and would hold and make the same twice.
-        """
-        if self._tied is None:
-            return
-        head, embedding = self._tied
-        head.weight = embedding.weight
-        packed = getattr(embedding, "cpu_linear", None)
-        if packed is None or getattr(head, "bias", None) is not None:
-            head.quant_method.process_weights_after_loading(head)
-        else:
-            head.cpu_linear = packed
 
     @property
     def _student(self) -> Any:
@@ -163,21 +156,38 @@ def tensors(manifest: WeightManifest, buffers: list[npt.NDArray[np.uint8]]) -> I
             yield slot.name, tensor.view(torch.bfloat16) if slot.dtype == "bfloat16" else tensor
 
 
-def _tied_head(student: nn.Module) -> tuple[ParallelLMHead, VocabParallelEmbedding] | None:
-    """The output layer that shares its weights with an embedding, and that embedding."""
-    if not getattr(student.config, "tie_word_embeddings", False):
-        return None
-    heads = [module for module in student.modules() if isinstance(module, ParallelLMHead)]
-    if not heads:  # the embedding itself is the output layer
-        return None
+def _tied(network: nn.Module) -> list[tuple[ParallelLMHead, VocabParallelEmbedding]]:
+    """Output layers with the embeddings whose weights they share: one pair, or none."""
+    if not getattr(network.config, "tie_word_embeddings", False):
+        return []
+    heads = [module for module in network.modules() if isinstance(module, ParallelLMHead)]
     embeddings = [
         module
-        for module in student.modules()
+        for module in network.modules()
         if isinstance(module, VocabParallelEmbedding) and module not in heads
     ]
-    if len(heads) != 1 or len(embeddings) != 1:
-        raise ModelError(
-            f"{type(student).__name__} ties its output layer in a way that is not known here"
-            f" ({len(heads)} heads, {len(embeddings)} embeddings), so weight updates would miss it"
-        )
-    return heads[0], embeddings[0]
+    # Where there is no head apart, the embedding itself is the output layer.
+    return [(head, embedding) for head in heads for embedding in embeddings]
+
+
+def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
+    """Give a tied head its embedding's weights; the reload, to which none came for it, kept its old ones.
+
+    On CPUs vLLM packs the embedding as it packs the head, and would hold and make the same twice.
+    """
+    head.weight = embedding.weight
+    packed = getattr(embedding, "cpu_linear", None)
+    if packed is None or getattr(head, "bias", None) is not None:
+        head.quant_method.process_weights_after_loading(head)
+    else:
+        head.cpu_linear = packed
+
+
+def _release_packed(student: nn.Module) -> None:
+    """Let go of what vLLM has packed for CPUs before it packs anew, layer by layer.
+
+    The new weights then take the place of the old: no second model in memory, and no new pages to touch.
+    """
+    for module in student.modules():
+        if hasattr(module, "cpu_linear"):
+            del module.cpu_linear

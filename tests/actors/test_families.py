@@ -4,6 +4,7 @@ import torch
 from minillm_ray.actors.mixing import Mixture
 from minillm_ray.common.errors import ModelError
 from minillm_ray.common.messages import SamplingSpec
+from minillm_ray.tests.actors import packed
 from minillm_ray.tests.actors.engines import (
     Pair,
     nudge,
@@ -128,3 +129,26 @@ def test_a_damaged_or_foreign_update_is_refused_and_the_old_weights_stay(engines
     assert largest_gap(engine, models, MIXED) < 1e-4
     engine.load(*publish(changed, 1))
     assert largest_gap(engine, (changed, models[1]), MIXED) < 1e-4
+
+
+def test_old_weights_are_gone_before_the_first_new_one_is_packed(engines, pair):
+    engine = engines.use(pair)
+    changed = reference(pair.student)
+    nudge(changed, seed=1)
+    engine.run(packed.watch)
+    engine.load(*publish(changed, 1))
+    before, alive = engine.run(packed.watched)
+    assert before > 4
+    assert alive == [0] * before
+
+
+@pytest.mark.parametrize(("student_tied", "teacher_tied"), [(True, False), (False, True), (True, True)])
+def test_a_tied_output_layer_packs_nothing_of_its_own(engines, tmp_path, student_tied, teacher_tied):
+    student = tiny_model("llama", tmp_path / "student", seed=1, tied=student_tied)
+    teacher = tiny_model("llama", tmp_path / "teacher", seed=2, tied=teacher_tied, width=96)
+    engine = engines.use(Pair(student, teacher))
+    assert engine.run(packed.tied_layers_that_hold_their_own) == 0
+    model = reference(student)
+    nudge(model, seed=1)
+    engine.load(*publish(model, 1))
+    assert engine.run(packed.tied_layers_that_hold_their_own) == 0

@@ -1,0 +1,51 @@
+"""What vLLM has packed of its weights for CPUs, looked at where it is at home; run in its process."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from minillm_ray.tests.actors import engines
+
+_old: list[weakref.ref[Any]] = []
+_alive: list[int] = []
+_undo: list[Any] = []
+
+
+def tied_layers_that_hold_their_own() -> int:
+    """Output layers of both networks whose packed weights are not those of the embedding they are tied to."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    model, found = engines._engine.model, 0
+    for network in (model.student, model.teacher):
+        if network is not None and network.config.tie_word_embeddings:
+            layers = [m for m in network.modules() if isinstance(m, VocabParallelEmbedding)]
+            found += len({id(layer.cpu_linear) for layer in layers}) - 1
+    return found
+
+
+def watch() -> None:
+    """Count, at each packing from now on, how many of the student's old packed weights are alive."""
+    from vllm.model_executor.layers import utils
+
+    packed = {id(m.cpu_linear): m.cpu_linear for m in engines._engine.model.student.modules() if _packs(m)}
+    _old[:] = [weakref.ref(one) for one in packed.values()]
+    _alive.clear()
+    create = utils.ops.create_onednn_mm
+
+    def counted(*args: Any) -> Any:
+        _alive.append(sum(one() is not None for one in _old))
+        return create(*args)
+
+    utils.ops.create_onednn_mm = counted
+    _undo.append(lambda: setattr(utils.ops, "create_onednn_mm", create))
+
+
+def watched() -> tuple[int, list[int]]:
+    """How many packed weights the student had when the watch began; how many were alive at each packing."""
+    _undo.pop()()
+    return len(_old), list(_alive)
+
+
+def _packs(module: Any) -> bool:
+    return hasattr(module, "cpu_linear")
