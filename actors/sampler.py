@@ -24,10 +24,10 @@ from ..common.messages import (
     WeightVersion,
 )
 from ..common.metrics import Metrics
-from ..common.weights import WeightManifest
+from ..common.weights import Arrays, WeightManifest
 
-Fetch = Callable[[Any], npt.NDArray[np.uint8]]
-"""From a bucket's reference to its bytes: `ray.get`, or a look-up in a test."""
+Fetch = Callable[[list[Any]], list[Arrays]]
+"""From buckets' references to what they hold, all at once: `ray.get`, or a look-up in a test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

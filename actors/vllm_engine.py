@@ -146,7 +146,7 @@ class VllmEngine:
         """
         from .vllm_weights import manifest_of
 
-        self.load(manifest_of(student, WeightVersion(1), self._precision), lambda reference: reference)
+        self.load(manifest_of(student, WeightVersion(1), self._precision), lambda held: held)
         self.eos_ids = end_of_sequence_ids(student)
 
     def teacher_checksum(self) -> int | None:

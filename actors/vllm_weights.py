@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
@@ -22,9 +19,10 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
+from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
 from ..common.messages import WeightVersion
-from ..common.weights import WeightBucket, WeightManifest, checksum, lay_out, views
+from ..common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
 from .sampler import Fetch
 
 Shapes = dict[str, tuple[int, ...]]
@@ -74,12 +72,12 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Check all buckets, then load them."""
         manifest = update_info.manifest
-        buffers = [update_info.fetch(bucket.ref) for bucket in manifest.buckets]
-        check_manifest(manifest, buffers, self._shapes)
+        held = update_info.fetch([bucket.ref for bucket in manifest.buckets])
+        check_manifest(manifest, held, self._shapes)
         self._begun = True
         _release_packed(self._student)
         initialize_layerwise_reload(self._student)
-        self._student.load_weights(tensors(manifest, buffers))
+        self._student.load_weights(tensors(manifest, held))
 
     def finish_weight_update(self) -> None:
         """Close the student again, with a head that follows its embedding."""
@@ -99,16 +97,15 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
 
 def manifest_of(model: str, version: WeightVersion, dtype: str) -> WeightManifest:
-    """The weights of a folder as an update: a bucket for each parameter, whose reference is its bytes."""
+    """The weights of a folder as an update: a bucket for each parameter, whose reference is what it holds."""
     from transformers import AutoModelForCausalLM
 
     network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), use_safetensors=True)
     buckets: list[WeightBucket] = []
     for name, parameter in network.named_parameters():
-        flat = parameter.detach().contiguous().view(-1).view(torch.uint8).numpy()
-        slots, num_bytes = lay_out([(name, tuple(parameter.shape), dtype)])
-        flat = np.pad(flat, (0, num_bytes - len(flat))) if num_bytes > len(flat) else flat
-        buckets.append(WeightBucket(ref=flat, slots=slots, num_bytes=num_bytes, checksum=checksum(flat)))
+        arrays = [bits_of(parameter.detach())]
+        form = TensorForm(name=name, shape=tuple(parameter.shape), dtype=dtype)
+        buckets.append(WeightBucket(ref=arrays, tensors=(form,), checksum=checksum(arrays)))
     return WeightManifest(version=version, buckets=tuple(buckets))
 
 
@@ -121,21 +118,21 @@ def parameter_shapes(model: str) -> Shapes:
     return {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
 
 
-def check_manifest(manifest: WeightManifest, buffers: list[npt.NDArray[np.uint8]], expected: Shapes) -> None:
+def check_manifest(manifest: WeightManifest, held: Sequence[Arrays], expected: Shapes) -> None:
     """Refuse damaged buckets, and tensors that are not exactly those expected. Raises ModelError."""
     version = manifest.version
-    for number, (bucket, buffer) in enumerate(zip(manifest.buckets, buffers, strict=True)):
-        if buffer.nbytes != bucket.num_bytes:
+    for number, (bucket, arrays) in enumerate(zip(manifest.buckets, held, strict=True)):
+        if not bucket.fits(arrays):
             raise ModelError(
-                f"bucket {number} of weights {version} has {buffer.nbytes} bytes, its manifest says"
-                f" {bucket.num_bytes}; publish the weights again"
+                f"bucket {number} of weights {version} holds other arrays than its manifest says;"
+                " publish the weights again"
             )
-        if checksum(buffer) != bucket.checksum:
+        if checksum(arrays) != bucket.checksum:
             raise ModelError(
                 f"bucket {number} of weights {version} is damaged: its checksum is not that of the"
                 " manifest; publish the weights again"
             )
-    found = {slot.name: slot.shape for bucket in manifest.buckets for slot in bucket.slots}
+    found = {form.name: form.shape for bucket in manifest.buckets for form in bucket.tensors}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             raise ModelError(
@@ -145,15 +142,11 @@ def check_manifest(manifest: WeightManifest, buffers: list[npt.NDArray[np.uint8]
             )
 
 
-def tensors(manifest: WeightManifest, buffers: list[npt.NDArray[np.uint8]]) -> Iterator[tuple[str, Tensor]]:
+def tensors(manifest: WeightManifest, held: Sequence[Arrays]) -> Iterator[tuple[str, Tensor]]:
     """All tensors of an update, without a copy; they are for reading only."""
-    for bucket, buffer in zip(manifest.buckets, buffers, strict=True):
-        for slot, array in views(buffer, bucket.slots):
-            with warnings.catch_warnings():
-                # The store's arrays are read-only, of which torch warns; nothing here writes.
-                warnings.filterwarnings("ignore", message=".*not writable.*")
-                tensor = torch.from_numpy(array)
-            yield slot.name, tensor.view(torch.bfloat16) if slot.dtype == "bfloat16" else tensor
+    for bucket, arrays in zip(manifest.buckets, held, strict=True):
+        for form, array in zip(bucket.tensors, arrays, strict=True):
+            yield form.name, tensor_of(array, form.dtype)
 
 
 def _tied(network: nn.Module) -> list[tuple[ParallelLMHead, VocabParallelEmbedding]]:

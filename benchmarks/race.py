@@ -26,8 +26,8 @@ OURS = {
     "ours_minillm": "minillm",
 }
 """Those of ours, and what they learn; `ours_logprobs` does all that the bare loops do, and meets them."""
-MORE_SETS = {"ours_logprobs": 3}
-"""The first three weight updates of a run find new memory; the bare load's first does not count either."""
+MORE_SETS = {"ours_logprobs": 2}
+"""Its parts, which meet the bare loops one by one, scatter more than whole iterations do."""
 Measured = tuple[list[float], dict[str, list[float]]]
 """Seconds of each iteration that counts, and of its parts where they are known."""
 
@@ -63,7 +63,7 @@ def _theirs(name: str, cell: Cell, files: Files, out: Path, _: int) -> Measured:
         environment(out, TRL[name]), Path(__file__).parent / "theirs.py", name,
         files.student, files.teacher, files.prompts,
         "--answers", cell.answers, "--tokens", cell.tokens, "--micro-batch", MICRO_BATCH,
-        "--inner-epochs", epochs, "--steps", epochs * (cell.sets if epochs == 1 else 3),
+        "--inner-epochs", epochs, "--steps", epochs * (cell.sets if epochs == 1 else 2),
     ]  # fmt: skip
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 
+def bits_of(tensor: Tensor) -> npt.NDArray[Any]:
+    """An array over the tensor's own memory where that is possible; bfloat16 as its bits in uint16."""
+    tensor = tensor.contiguous().cpu()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
 def array_of(tensor: Tensor) -> npt.NDArray[Any]:
     """An array of its own; bfloat16 as its bits in uint16."""
-    tensor = tensor.contiguous().cpu()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
+    return bits_of(tensor).copy()
 
 
 def tensor_of(array: npt.NDArray[np.generic], dtype: str) -> Tensor:

@@ -90,6 +90,10 @@ def learner_memory(
     moments = (4 if learner.optimizer.name == "sgd" else 8) * (share if stage else count)
     master = 4 * share if stage else 0
     head = vocabulary * teacher.hidden * BYTES[config.scoring.precision] if teacher else 0
+    # Weights go into the store from where they lie, unless they are gathered, converted or fetched first.
+    bucket = 0
+    if stage == 3 or size != published or config.cluster.learner_gpus:
+        bucket = min(max(learner.bucket_mib * MIB, student.head_parameters * published), count * published)
     return Memory(
         parts={
             "student": weights,
@@ -97,9 +101,7 @@ def learner_memory(
             "gradients": gradients,
             "optimiser": moments + master,
             "activations": _trained(config, student, vocabulary),
-            "buckets": min(
-                max(learner.bucket_mib * MIB, student.head_parameters * published), count * published
-            ),
+            "buckets": bucket,
             "runtime": RUNTIME["learner"],
         }
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from minillm_ray.common.config import RolloutConfig
 from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
-from minillm_ray.common.weights import TensorSlot, WeightBucket, WeightManifest, checksum, lay_out, view
+from minillm_ray.common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
 from transformers import AutoModelForCausalLM
 
 VOCABULARY = 128
@@ -55,7 +55,7 @@ class EngineProcess:
         """What a method of the engine returns; what it raises is raised here."""
         return self._pool.submit(_call, method, args, kwargs).result()
 
-    def load(self, manifest: WeightManifest, buckets: dict[int, Any]) -> None:
+    def load(self, manifest: WeightManifest, buckets: dict[int, Arrays]) -> None:
         """Load a manifest whose references are keys of `buckets`; the next `use` makes a new engine."""
         self._pair = None
         self._pool.submit(_load, manifest, buckets).result()
@@ -107,10 +107,11 @@ def _call(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return getattr(_engine, method)(*args, **kwargs)
 
 
-def _load(manifest: WeightManifest, buckets: dict[int, Any]) -> None:
-    for bucket in buckets.values():
-        bucket.setflags(write=False)  # as the object store gives them
-    _engine.load(manifest, buckets.__getitem__)
+def _load(manifest: WeightManifest, buckets: dict[int, Arrays]) -> None:
+    for arrays in buckets.values():
+        for array in arrays:
+            array.setflags(write=False)  # as the object store gives them
+    _engine.load(manifest, lambda refs: [buckets[ref] for ref in refs])
 
 
 def _forwards(prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:
@@ -159,23 +160,19 @@ def nudge(model: Any, seed: int, scale: float = 0.05) -> None:
 
 def publish(
     model: Any, version: int, *, buckets: int = 2, dtype: str = "float32"
-) -> tuple[WeightManifest, dict[int, np.ndarray]]:
+) -> tuple[WeightManifest, dict[int, list[np.ndarray]]]:
     """All weights of a model as a manifest and the buckets that its references name."""
     named = list(model.named_parameters())
     per_bucket = -(-len(named) // buckets)
     parts, store = [], {}
     for number in range(buckets):
         part = named[number * per_bucket : (number + 1) * per_bucket]
-        slots, num_bytes = lay_out((name, tuple(p.shape), dtype) for name, p in part)
-        buffer = np.zeros(num_bytes, np.uint8)
-        for slot, (_, parameter) in zip(slots, part, strict=True):
-            _fill(buffer, slot, parameter)
-        store[number] = buffer
-        parts.append(WeightBucket(ref=number, slots=slots, num_bytes=num_bytes, checksum=checksum(buffer)))
+        forms = tuple(TensorForm(name=name, shape=tuple(p.shape), dtype=dtype) for name, p in part)
+        store[number] = [_bits(parameter, dtype) for _, parameter in part]
+        parts.append(WeightBucket(ref=number, tensors=forms, checksum=checksum(store[number])))
     return WeightManifest(version=WeightVersion(version), buckets=tuple(parts)), store
 
 
-def _fill(buffer: np.ndarray, slot: TensorSlot, parameter: torch.Tensor) -> None:
-    tensor = parameter.detach().to(getattr(torch, slot.dtype)).contiguous()
-    bits = tensor.view(torch.uint16) if slot.dtype == "bfloat16" else tensor
-    view(buffer, slot)[...] = bits.numpy()
+def _bits(parameter: torch.Tensor, dtype: str) -> np.ndarray:
+    tensor = parameter.detach().to(getattr(torch, dtype)).clone()
+    return (tensor.view(torch.uint16) if dtype == "bfloat16" else tensor).numpy()

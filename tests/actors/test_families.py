@@ -112,12 +112,12 @@ def test_a_damaged_or_foreign_update_is_refused_and_the_old_weights_stay(engines
     nudge(changed, seed=1)
 
     manifest, buckets = publish(changed, 1)
-    buckets[1][100] ^= 1
+    buckets[1][0].view(np.uint32).flat[25] ^= 1
     with pytest.raises(ModelError, match="bucket 1 of weights 1 is damaged"):
         engine.load(manifest, buckets)
     manifest, buckets = publish(changed, 1)
-    buckets[0] = buckets[0][:-64]
-    with pytest.raises(ModelError, match=r"bucket 0 of weights 1 has .* bytes, its manifest says"):
+    buckets[0][2] = buckets[0][2][:-1]
+    with pytest.raises(ModelError, match="bucket 0 of weights 1 holds other arrays than its manifest says"):
         engine.load(manifest, buckets)
     wider = reference(tiny_model("llama", tmp_path / "wide", width=96))
     with pytest.raises(ModelError, match="do not fit the student in this engine"):

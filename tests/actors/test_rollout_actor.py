@@ -35,12 +35,7 @@ def in_store(manifest, buckets):
     import ray
 
     moved = tuple(
-        WeightBucket(
-            ref=ray.put(buckets[bucket.ref]),
-            slots=bucket.slots,
-            num_bytes=bucket.num_bytes,
-            checksum=bucket.checksum,
-        )
+        WeightBucket(ref=ray.put(buckets[bucket.ref]), tensors=bucket.tensors, checksum=bucket.checksum)
         for bucket in manifest.buckets
     )
     return WeightManifest(version=manifest.version, buckets=moved)

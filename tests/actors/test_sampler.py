@@ -35,7 +35,7 @@ class Echo:
         )
 
     def load(self, manifest, fetch):
-        self.loaded.append((manifest.version, fetch("ref")))
+        self.loaded.append((manifest.version, fetch(["ref"])))
 
 
 def prompt(name: str, tokens: int) -> Prompt:
@@ -50,7 +50,7 @@ def manifest(version: int) -> WeightManifest:
 def sampler():
     engine = Echo()
     assert isinstance(engine, Generates)
-    return Sampler(engine, fetch=lambda ref: np.zeros(1, np.uint8))
+    return Sampler(engine, fetch=lambda refs: [[np.zeros(1)] for _ in refs])
 
 
 def test_answers_come_prompt_by_prompt_and_sample_by_sample(sampler):

@@ -141,6 +141,19 @@ def test_zero_shares_out_the_optimiser_then_the_gradients_then_the_weights(model
     assert held[3]["student"] < held[2]["student"]
 
 
+def test_a_bucket_is_held_only_where_weights_are_gathered_or_converted(models, questions):
+    held = [
+        parts(check_run(settings(models, questions, learner=learner, rollout=rollout)))["learner"]["buckets"]
+        for learner, rollout in (
+            ({}, {"max_new_tokens": 32}),
+            ({"ranks": 2, "zero_stage": 3}, {"max_new_tokens": 32}),
+            ({}, {"max_new_tokens": 32, "precision": "bfloat16"}),
+        )
+    ]
+    count = check_run(settings(models, questions)).student.parameters
+    assert held == [0, 4 * count, 2 * count]  # all of it fits into one bucket
+
+
 def test_the_cache_holds_the_keys_and_values_of_both_networks(models, questions):
     plan = check_run(settings(models, questions))
     config = settings(models, questions, rollout={"cache_gib": 1.0, "max_new_tokens": 32})

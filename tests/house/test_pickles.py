@@ -23,11 +23,11 @@ from minillm_ray.common.messages import (
     StepReport,
     WeightVersion,
 )
-from minillm_ray.common.weights import TensorSlot, WeightBucket, WeightManifest
+from minillm_ray.common.weights import TensorForm, WeightBucket, WeightManifest
 
 IDS = np.array([1, 5, 9], np.int32)
 LOGPROBS = np.array([-0.5, -1.0, -2.0], np.float32)
-SLOT = TensorSlot(name="head", shape=(2, 3), dtype="bfloat16", offset=64)
+FORM = TensorForm(name="head", shape=(2, 3), dtype="bfloat16")
 DROPPED = Dropped(prompt_id="dolly/1", stage="prompts", reason="too long", detail="300 tokens")
 PASSAGE = Passage(prompt_id="dolly/1", prompt_ids=IDS, answer_ids=IDS)
 EXAMPLES: list[Any] = [
@@ -68,8 +68,8 @@ EXAMPLES: list[Any] = [
         overlap=2.0,
     ),
     StepReport(step=4, metrics={"learner/loss": (1.0, 2.0)}, seconds=0.5),
-    SLOT,
-    WeightBucket(ref="a reference", slots=(SLOT,), num_bytes=76, checksum=17),
+    FORM,
+    WeightBucket(ref="a reference", tensors=(FORM,), checksum=17),
     WeightManifest(version=WeightVersion(4), buckets=()),
 ]
 

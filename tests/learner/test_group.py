@@ -16,7 +16,7 @@ import pytest
 import ray
 from minillm_ray.common.errors import DataError, NonFiniteLoss, PartLost
 from minillm_ray.common.messages import Rollout, Scored, WeightVersion
-from minillm_ray.common.weights import WeightManifest, checksum, views
+from minillm_ray.common.weights import WeightManifest, checksum
 from minillm_ray.learner.group import LearnerGroup
 from minillm_ray.learner.learner_actor import LearnerActor
 from minillm_ray.tests.learner.scenes import VOCABULARY, Scene, items_of, model_of, run_config
@@ -57,9 +57,10 @@ def test_nobody_can_take_the_port_where_ranks_will_meet(ray_cluster: None, scene
 def arrays_of(manifest: WeightManifest) -> dict[str, np.ndarray]:
     found = {}
     for bucket in manifest.buckets:
-        buffer: Any = ray.get(bucket.ref)
-        assert checksum(buffer) == bucket.checksum
-        found |= {slot.name: array for slot, array in views(buffer, bucket.slots)}
+        arrays: Any = ray.get(bucket.ref)
+        assert bucket.fits(arrays)
+        assert checksum(arrays) == bucket.checksum
+        found |= {form.name: array for form, array in zip(bucket.tensors, arrays, strict=True)}
     return found
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from minillm_ray.common.weights import lay_out
 from minillm_ray.learner.publish import plan_buckets
 from minillm_ray.tests.learner.scenes import Scene, make_scene, model_of, run_config
 from minillm_ray.tests.learner.worlds import World, published
@@ -17,10 +16,11 @@ from minillm_ray.tests.learner.worlds import World, published
 def test_buckets_keep_to_their_size_unless_one_parameter_exceeds_it(sizes: list[int], most: int) -> None:
     shapes = {f"p{n}": (size,) for n, size in enumerate(sizes)}
     plan = plan_buckets(shapes, most, "float32")
-    assert [name for names in plan for name in names] == list(shapes)
-    for names in plan:
-        _, num_bytes = lay_out([(name, shapes[name], "float32") for name in names])
-        assert num_bytes <= most or len(names) == 1
+    assert [(form.name, form.shape) for forms in plan for form in forms] == list(shapes.items())
+    assert all(sum(form.num_bytes for form in forms) <= most or len(forms) == 1 for forms in plan)
+    first_of_next = [forms[0].num_bytes for forms in plan[1:]]
+    for forms, following in zip(plan, first_of_next, strict=False):
+        assert sum(form.num_bytes for form in forms) + following > most  # none is cut too early
 
 
 @pytest.mark.ray

@@ -14,7 +14,6 @@ from minillm_ray.common.config import RunConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head
 from minillm_ray.common.messages import AnswerMeasure, Passage, WeightVersion
-from minillm_ray.common.weights import views
 from minillm_ray.learner import checkpoint
 from minillm_ray.learner.batching import batch_of
 from minillm_ray.learner.dealing import Item, deal, deal_step
@@ -196,13 +195,16 @@ def published(
     manifest = publish(
         learner.engine,
         WeightVersion(1),
-        np.copy if rank == 0 else None,
+        (lambda arrays: [array.copy() for array in arrays]) if rank == 0 else None,
         bucket_bytes=config.learner.bucket_mib << 10,  # KiB here: these models are small
         dtype=dtype,
     )
     buckets = None
     if manifest is not None:
-        buckets = [(b.num_bytes, {s.name: a for s, a in views(b.ref, b.slots)}) for b in manifest.buckets]
+        buckets = [
+            (b.num_bytes, {form.name: array for form, array in zip(b.tensors, b.ref, strict=True)})
+            for b in manifest.buckets
+        ]
     return buckets, learner.weights()
 
 
