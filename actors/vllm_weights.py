@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +56,18 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Learn what a manifest must hold; fails early on a student whose head could not follow."""
         self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
-        self._tied = _tied(self._student)
-        if len(self._tied) > 1:
+        heads, embeddings = _tied(self._student)
+        if heads and (len(heads), len(embeddings)) != (1, 1):
             raise ModelError(
                 f"{type(self._student).__name__} ties its output layer in a way that is not known here"
-                f" ({len(self._tied)} pairs of head and embedding), so weight updates would miss it"
+                f" ({len(heads)} heads, {len(embeddings)} embeddings), so weight updates would miss it"
             )
-        teacher: Any = self.model.teacher
-        for head, embedding in self._tied + ([] if teacher is None else _tied(teacher)):
-            _follow(head, embedding)
+        self._follow_embedding()
+        if self.model.teacher is not None:
+            heads, embeddings = _tied(cast(nn.Module, self.model.teacher))
+            for head, embedding in itertools.product(heads, embeddings):
+                if head.weight is embedding.weight:
+                    _follow(head, embedding)
         self._begun = False
 
     def start_weight_update(self) -> None:
@@ -85,11 +89,14 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             return
         self._begun = False
         finalize_layerwise_reload(self._student, self.model_config)
-        for head, embedding in self._tied:
-            _follow(head, embedding)
+        self._follow_embedding()
 
     def shutdown(self) -> None:
         """No connection is held."""
+
+    def _follow_embedding(self) -> None:
+        for head, embedding in zip(*_tied(self._student), strict=False):
+            _follow(head, embedding)
 
     @property
     def _student(self) -> Any:
@@ -149,18 +156,20 @@ def tensors(manifest: WeightManifest, held: Sequence[Arrays]) -> Iterator[tuple[
             yield form.name, tensor_of(array, form.dtype)
 
 
-def _tied(network: nn.Module) -> list[tuple[ParallelLMHead, VocabParallelEmbedding]]:
-    """Output layers with the embeddings whose weights they share: one pair, or none."""
+def _tied(network: nn.Module) -> tuple[list[ParallelLMHead], list[VocabParallelEmbedding]]:
+    """Output layers that share their weights with an embedding, and the embeddings.
+
+    No heads where nothing is tied, or where the embedding itself is the output layer.
+    """
     if not getattr(network.config, "tie_word_embeddings", False):
-        return []
+        return [], []
     heads = [module for module in network.modules() if isinstance(module, ParallelLMHead)]
     embeddings = [
         module
         for module in network.modules()
         if isinstance(module, VocabParallelEmbedding) and module not in heads
     ]
-    # Where there is no head apart, the embedding itself is the output layer.
-    return [(head, embedding) for head in heads for embedding in embeddings]
+    return heads, embeddings
 
 
 def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
