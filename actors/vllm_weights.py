@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,18 +55,17 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Learn what a manifest must hold; fails early on a student whose head could not follow."""
         self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
-        heads, embeddings = _tied(self._student)
-        if heads and (len(heads), len(embeddings)) != (1, 1):
+        self._tied = _tied(self._student)
+        heads = [module for module in self._student.modules() if isinstance(module, ParallelLMHead)]
+        if getattr(self._student.config, "tie_word_embeddings", False) and len(heads) != len(self._tied):
             raise ModelError(
                 f"{type(self._student).__name__} ties its output layer in a way that is not known here"
-                f" ({len(heads)} heads, {len(embeddings)} embeddings), so weight updates would miss it"
+                f" ({len(heads)} heads, {len(self._tied)} of them with an embedding's weights), so weight"
+                " updates would miss it"
             )
-        self._follow_embedding()
-        if self.model.teacher is not None:
-            heads, embeddings = _tied(cast(nn.Module, self.model.teacher))
-            for head, embedding in itertools.product(heads, embeddings):
-                if head.weight is embedding.weight:
-                    _follow(head, embedding)
+        teacher: Any = self.model.teacher
+        for head, embedding in self._tied + (_tied(teacher) if teacher is not None else []):
+            _follow(head, embedding)
         self._begun = False
 
     def start_weight_update(self) -> None:
@@ -89,14 +87,11 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             return
         self._begun = False
         finalize_layerwise_reload(self._student, self.model_config)
-        self._follow_embedding()
+        for head, embedding in self._tied:
+            _follow(head, embedding)
 
     def shutdown(self) -> None:
         """No connection is held."""
-
-    def _follow_embedding(self) -> None:
-        for head, embedding in zip(*_tied(self._student), strict=False):
-            _follow(head, embedding)
 
     @property
     def _student(self) -> Any:
@@ -156,20 +151,11 @@ def tensors(manifest: WeightManifest, held: Sequence[Arrays]) -> Iterator[tuple[
             yield form.name, tensor_of(array, form.dtype)
 
 
-def _tied(network: nn.Module) -> tuple[list[ParallelLMHead], list[VocabParallelEmbedding]]:
-    """Output layers that share their weights with an embedding, and the embeddings.
-
-    No heads where nothing is tied, or where the embedding itself is the output layer.
-    """
-    if not getattr(network.config, "tie_word_embeddings", False):
-        return [], []
-    heads = [module for module in network.modules() if isinstance(module, ParallelLMHead)]
-    embeddings = [
-        module
-        for module in network.modules()
-        if isinstance(module, VocabParallelEmbedding) and module not in heads
-    ]
-    return heads, embeddings
+def _tied(network: nn.Module) -> list[tuple[ParallelLMHead, VocabParallelEmbedding]]:
+    """Output layers with the embeddings whose weights they share; none where the embedding itself is one."""
+    layers = [module for module in network.modules() if isinstance(module, VocabParallelEmbedding)]
+    heads = [layer for layer in layers if isinstance(layer, ParallelLMHead)]
+    return [(h, e) for h in heads for e in layers if e not in heads and h.weight is e.weight]
 
 
 def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
@@ -188,7 +174,7 @@ def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
 def _release_packed(student: nn.Module) -> None:
     """Let go of what vLLM has packed for CPUs before it packs anew, layer by layer.
 
-    The new weights then take the place of the old: no second model in memory, and no new pages to touch.
+    The new weights then take the place of the old: no second model in memory, and hardly a new page.
     """
     for module in student.modules():
         if hasattr(module, "cpu_linear"):

@@ -50,7 +50,6 @@ def plan_buckets(
     return [tuple(bucket) for bucket in buckets]
 
 
-@torch.no_grad()
 def publish(
     parameters: Parameters,
     version: WeightVersion,

@@ -24,6 +24,24 @@ def tied_layers_that_hold_their_own() -> int:
     return found
 
 
+def an_unknown_tie() -> str:
+    """What is said of a student that ties its output layer, where no embedding has that layer's weights."""
+    from minillm_ray.common.errors import ModelError
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    student = engines._engine.model.student
+    head: Any = next(m for m in student.modules() if isinstance(m, ParallelLMHead))
+    shared = head.weight
+    head.weight = type(shared)(shared.detach().clone(), requires_grad=False)
+    try:
+        engines._engine._engine.collective_rpc("init_weight_transfer_engine", args=({},))
+    except ModelError as error:
+        return str(error)
+    finally:
+        head.weight = shared
+    return ""
+
+
 def watch() -> None:
     """Count, at each packing from now on, how many of the student's old packed weights are alive."""
     from vllm.model_executor.layers import utils

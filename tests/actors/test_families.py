@@ -152,3 +152,9 @@ def test_a_tied_output_layer_packs_nothing_of_its_own(engines, tmp_path, student
     nudge(model, seed=1)
     engine.load(*publish(model, 1))
     assert engine.run(packed.tied_layers_that_hold_their_own) == 0
+
+
+def test_a_student_that_ties_its_output_layer_in_an_unknown_way_is_refused(engines, tmp_path):
+    tied = tiny_model("llama", tmp_path / "student", seed=1, tied=True)
+    refusal = engines.use(Pair(tied, None)).run(packed.an_unknown_tie)
+    assert "1 heads, 0 of them with an embedding's weights" in refusal
