@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 
 from ..common.config import EngineConfig, ModelConfig
-from ..common.messages import BatchSummary, Prompt, Rollout, SamplingSpec, Scored
+from ..common.messages import BatchSummary, Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from ..common.weights import WeightManifest
 from .hub import local_folder
 from .sampler import Sampler
@@ -72,6 +73,10 @@ class RolloutActor:
     ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
         """See Sampler.roll."""
         return self._sampler.roll(prompts, spec)
+
+    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+        """See Sampler.expect."""
+        self._sampler.expect(version, refs)
 
     def load(self, manifest: WeightManifest) -> tuple[int, float]:
         """See Sampler.load."""

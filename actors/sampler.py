@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,10 +24,8 @@ from ..common.messages import (
     WeightVersion,
 )
 from ..common.metrics import Metrics
-from ..common.weights import Arrays, WeightManifest
-
-Fetch = Callable[[list[Any]], list[Arrays]]
-"""From buckets' references to what they hold, all at once: `ray.get`, or a look-up in a test."""
+from ..common.weights import Received, WeightManifest
+from .arrivals import Arrivals, Fetch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,8 +53,8 @@ class Generates(Protocol):
         """`spec.samples` answers to each prompt: all of the first prompt, then all of the second ..."""
         ...
 
-    def load(self, manifest: WeightManifest, fetch: Fetch) -> None:
-        """Take on newer student weights."""
+    def load(self, manifest: WeightManifest, received: Sequence[Received]) -> None:
+        """Take on newer student weights: what came of each bucket of the manifest."""
         ...
 
 
@@ -65,7 +63,7 @@ class Sampler:
 
     def __init__(self, engine: Generates, *, fetch: Fetch):
         self._engine = engine
-        self._fetch = fetch
+        self._arrivals = Arrivals(fetch)
         self.version = WeightVersion(0)
 
     def roll(
@@ -93,6 +91,11 @@ class Sampler:
             given = [_scored(rollout, one, spec.states) for rollout, one in zip(rollouts, drawn, strict=True)]
         return given, _summary(rollouts, dropped, time.perf_counter() - start)
 
+    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+        """Fetch buckets of weights to come while those behind them are being published."""
+        if version > self.version:
+            self._arrivals.expect(version, refs)
+
     def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
         """Take on newer weights; their version, and the seconds it took.
 
@@ -104,7 +107,7 @@ class Sampler:
                 f"weights of version {manifest.version} were offered to an actor that holds version"
                 f" {self.version}; publish a higher version"
             )
-        self._engine.load(manifest, self._fetch)
+        self._engine.load(manifest, self._arrivals.take(manifest))
         self.version = manifest.version
         return self.version, time.perf_counter() - start
 

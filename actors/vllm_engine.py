@@ -15,8 +15,8 @@ from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.imports import collector_paused
 from ..common.messages import Floats, Ids, Prompt, SamplingSpec, WeightVersion
-from ..common.weights import WeightManifest
-from .sampler import Drawn, Fetch, sample_numbers
+from ..common.weights import Received, WeightManifest
+from .sampler import Drawn, sample_numbers
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -127,13 +127,13 @@ class VllmEngine:
             for number, (ids, log_probs, states) in enumerate(self._sampler.finish())
         ]
 
-    def load(self, manifest: WeightManifest, fetch: Fetch) -> None:
+    def load(self, manifest: WeightManifest, received: Sequence[Received]) -> None:
         """Put newer weights into the student; the teacher is not touched.
 
         Raises ModelError if a bucket is damaged or the tensors are not the student's; the old weights
         then stay.
         """
-        update = {"update_info": {"manifest": manifest, "fetch": fetch}}
+        update = {"update_info": {"manifest": manifest, "received": received}}
         self._engine.collective_rpc("start_weight_update")
         self._engine.collective_rpc("update_weights", kwargs=update)
         self._engine.collective_rpc("finish_weight_update")
@@ -146,7 +146,8 @@ class VllmEngine:
         """
         from .vllm_weights import manifest_of
 
-        self.load(manifest_of(student, WeightVersion(1), self._precision), lambda held: held)
+        manifest = manifest_of(student, WeightVersion(1), self._precision)
+        self.load(manifest, [Received.of(bucket.ref) for bucket in manifest.buckets])
         self.eos_ids = end_of_sequence_ids(student)
 
     def teacher_checksum(self) -> int | None:

@@ -18,12 +18,12 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
 from ..common.messages import WeightVersion
-from ..common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
-from .sampler import Fetch
+from ..common.weights import Received, TensorForm, WeightBucket, WeightManifest, checksum
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -38,7 +38,8 @@ class UpdateInfo(WeightTransferUpdateInfo):
     """One whole update."""
 
     manifest: WeightManifest
-    fetch: Fetch
+    received: Sequence[Received]
+    """What came of each bucket."""
 
 
 class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -73,13 +74,13 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Check all buckets, then load them."""
-        manifest = update_info.manifest
-        held = update_info.fetch([bucket.ref for bucket in manifest.buckets])
-        check_manifest(manifest, held, self._shapes)
+        manifest, received = update_info.manifest, update_info.received
+        check_manifest(manifest, received, self._shapes)
         self._begun = True
         _release_packed(self._student)
+        _load_embeddings_in_place(self._student)
         initialize_layerwise_reload(self._student)
-        self._student.load_weights(tensors(manifest, held))
+        self._student.load_weights(tensors(manifest, received))
 
     def finish_weight_update(self) -> None:
         """Close the student again, with a head that follows its embedding."""
@@ -120,16 +121,16 @@ def parameter_shapes(model: str) -> Shapes:
     return {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
 
 
-def check_manifest(manifest: WeightManifest, held: Sequence[Arrays], expected: Shapes) -> None:
+def check_manifest(manifest: WeightManifest, received: Sequence[Received], expected: Shapes) -> None:
     """Refuse damaged buckets, and tensors that are not exactly those expected. Raises ModelError."""
     version = manifest.version
-    for number, (bucket, arrays) in enumerate(zip(manifest.buckets, held, strict=True)):
-        if not bucket.fits(arrays):
+    for number, (bucket, came) in enumerate(zip(manifest.buckets, received, strict=True)):
+        if not bucket.fits(came.arrays):
             raise ModelError(
                 f"bucket {number} of weights {version} holds other arrays than its manifest says;"
                 " publish the weights again"
             )
-        if checksum(arrays) != bucket.checksum:
+        if came.checksum != bucket.checksum:
             raise ModelError(
                 f"bucket {number} of weights {version} is damaged: its checksum is not that of the"
                 " manifest; publish the weights again"
@@ -144,10 +145,10 @@ def check_manifest(manifest: WeightManifest, held: Sequence[Arrays], expected: S
             )
 
 
-def tensors(manifest: WeightManifest, held: Sequence[Arrays]) -> Iterator[tuple[str, Tensor]]:
+def tensors(manifest: WeightManifest, received: Sequence[Received]) -> Iterator[tuple[str, Tensor]]:
     """All tensors of an update, without a copy; they are for reading only."""
-    for bucket, arrays in zip(manifest.buckets, held, strict=True):
-        for form, array in zip(bucket.tensors, arrays, strict=True):
+    for bucket, came in zip(manifest.buckets, received, strict=True):
+        for form, array in zip(bucket.tensors, came.arrays, strict=True):
             yield form.name, tensor_of(array, form.dtype)
 
 
@@ -169,6 +170,18 @@ def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
         head.quant_method.process_weights_after_loading(head)
     else:
         head.cpu_linear = packed
+
+
+def _load_embeddings_in_place(student: nn.Module) -> None:
+    """Have the next layerwise reload write embeddings where they are, and only pack them anew.
+
+    vLLM would fill a second tensor and copy that into the first, since a layer's weights may change their
+    form when they are processed; an embedding's never do. A layer that already counts what it has loaded is
+    left alone when a reload begins, and processed as it stands when it ends.
+    """
+    for layer in student.modules():
+        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead):
+            get_layerwise_info(layer).load_numel_total = 0
 
 
 def _release_packed(student: nn.Module) -> None:

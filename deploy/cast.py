@@ -18,7 +18,7 @@ from ..actors.writer import AnswerScore
 from ..actors.writer_actor import WriterActor
 from ..common.config import RunConfig
 from ..common.errors import ClusterError, MinillmError
-from ..common.messages import BatchSummary, Prompt, SamplingSpec
+from ..common.messages import BatchSummary, Prompt, SamplingSpec, WeightVersion
 from ..common.metrics import Metrics
 from ..common.resident import peak_resident
 from ..common.weights import WeightManifest
@@ -120,6 +120,10 @@ class Cast:
 
         unknown = iter(self._teachers.spread([c for c in chunks if c not in known], call, done))
         return [chunk if chunk in known else next(unknown) for chunk in chunks]
+
+    def publish(self, version: WeightVersion) -> WeightManifest:
+        """The learner's weights into the object store, with rollout actors fetching what is there."""
+        return self.learner.publish(version, self._rollouts.actors)
 
     def load(self, manifest: WeightManifest) -> float:
         """New weights for every rollout actor; returns the slowest one's seconds."""

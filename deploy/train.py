@@ -185,7 +185,7 @@ class Driver:
         """The learner's weights to every rollout actor."""
         self._state.version += 1
         began = time.monotonic()
-        manifest = self._cast.learner.publish(WeightVersion(self._state.version))
+        manifest = self._cast.publish(WeightVersion(self._state.version))
         published = time.monotonic()
         load_s = self._cast.load(manifest)
         self._recorder.record(
@@ -291,7 +291,7 @@ class Driver:
         self._cast.learner.restore(self._folder.checkpoint(state.step))
         self._folder.restore_best(state.step)
         self._feed.move_to(state.cursors)
-        self._cast.load(self._cast.learner.publish(WeightVersion(state.version)))
+        self._cast.load(self._cast.publish(WeightVersion(state.version)))
         self._measured_at = state.step
 
     def _finish(self, began: float) -> Result:

@@ -82,10 +82,13 @@ class LearnerGroup:
         }
         return [found[index] for index in range(len(items))]
 
-    def publish(self, version: WeightVersion) -> WeightManifest:
+    def publish(self, version: WeightVersion, readers: Sequence[Any] = ()) -> WeightManifest:
         """All weights into the object store. They stay there while the manifest is held, and no longer: the
-        next version finds memory there that every process has touched before."""
-        return self._all("publish", lambda rank: (version,))[0]
+        next version finds memory there that every process has touched before.
+
+        `readers`: actors whose `expect` hears of each bucket before the manifest is there.
+        """
+        return self._all("publish", lambda rank: (version, readers))[0]
 
     def save(self, folder: Path) -> None:
         """A checkpoint that `restore` takes on, whole or not at all."""

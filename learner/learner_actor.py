@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -12,7 +12,7 @@ from ..common.config import RunConfig
 from ..common.imports import collector_paused
 from ..common.messages import AnswerMeasure, WeightVersion
 from ..common.metrics import Metrics
-from ..common.weights import WeightManifest
+from ..common.weights import Arrays, WeightManifest
 
 if TYPE_CHECKING:
     from .dealing import Hand, Share
@@ -67,9 +67,19 @@ class LearnerActor:
         """See measure.measure."""
         return self._rank.measure(hand, temperature)
 
-    def publish(self, version: WeightVersion) -> WeightManifest | None:
-        """All weights, into the object store; the manifest from rank 0. They stay while it is held."""
-        return self._rank.publish(version, ray.put)
+    def publish(self, version: WeightVersion, readers: Sequence[Any]) -> WeightManifest | None:
+        """All weights, into the object store; the manifest from rank 0. They stay while it is held.
+
+        Each reader is told of a bucket as soon as it is there, and can fetch it while the next is put.
+        """
+
+        def put(arrays: Arrays) -> Any:
+            ref = ray.put(arrays)
+            for reader in readers:
+                reader.expect.remote(version, [ref])
+            return ref
+
+        return self._rank.publish(version, put)
 
     def save(self, folder: str, step: int) -> None:
         """See checkpoint.save."""

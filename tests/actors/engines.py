@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from minillm_ray.common.config import RolloutConfig
 from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
-from minillm_ray.common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
+from minillm_ray.common.weights import Arrays, Received, TensorForm, WeightBucket, WeightManifest, checksum
 from transformers import AutoModelForCausalLM
 
 VOCABULARY = 128
@@ -111,7 +111,7 @@ def _load(manifest: WeightManifest, buckets: dict[int, Arrays]) -> None:
     for arrays in buckets.values():
         for array in arrays:
             array.setflags(write=False)  # as the object store gives them
-    _engine.load(manifest, lambda refs: [buckets[ref] for ref in refs])
+    _engine.load(manifest, [Received.of(buckets[bucket.ref]) for bucket in manifest.buckets])
 
 
 def _forwards(prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 from minillm_ray.tests.actors import engines
@@ -40,6 +41,32 @@ def an_unknown_tie() -> str:
     finally:
         head.weight = shared
     return ""
+
+
+def copies_of_the_embedding(folder: Path) -> list[bool]:
+    """For each copy into as many rows as the embedding has while these weights are loaded: is it there?"""
+    from minillm_ray.actors.vllm_weights import manifest_of
+    from minillm_ray.common.messages import WeightVersion
+    from minillm_ray.common.weights import Received
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+    layers = engines._engine.model.student.modules()
+    embedding: Any = next(layer for layer in layers if isinstance(layer, VocabParallelEmbedding))
+    weight, rows = embedding.weight, (embedding.num_embeddings, embedding.num_embeddings_padded)
+    found = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "copy_" in str(func) and not args[0].is_meta and args[0].shape[:1].numel() in rows:
+                found.append(args[0].data_ptr() == weight.data_ptr())
+            return func(*args, **kwargs or {})
+
+    manifest = manifest_of(str(folder), WeightVersion(1), "float32")
+    received = [Received.of(bucket.ref) for bucket in manifest.buckets]
+    with Copies():
+        engines._engine.load(manifest, received)
+    return found
 
 
 def watch() -> None:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,14 @@ def test_old_weights_are_gone_before_the_first_new_one_is_packed(engines, pair):
     before, alive = engine.run(packed.watched)
     assert before > 4
     assert alive == [0] * before
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_is_copied_once_to_where_it_lies(engines, tmp_path, tied):
+    student = tiny_model("llama", tmp_path / "student", tied=tied, padding=16)
+    engine = engines.use(Pair(student, None))
+    copies = engine.run(partial(packed.copies_of_the_embedding, student))
+    assert copies == ([True] if tied else [True, False, False])  # the head goes vLLM's own way
 
 
 @pytest.mark.parametrize(("student_tied", "teacher_tied"), [(True, False), (False, True), (True, True)])

@@ -63,6 +63,7 @@ def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
     for version in (1, 4):
         nudge(student, seed=version)
         manifest = in_store(*publish(student, version))
+        actor.expect.remote(manifest.version, [manifest.buckets[0].ref])  # the other is fetched by the load
         loaded, seconds = ray.get(actor.load.remote(manifest))
         assert loaded == version
         assert seconds > 0

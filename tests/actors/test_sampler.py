@@ -6,7 +6,9 @@ from minillm_ray.actors.sampler import Drawn, Generates, Sampler
 from minillm_ray.common.errors import ModelError
 from minillm_ray.common.messages import Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from minillm_ray.common.metrics import means, merge
-from minillm_ray.common.weights import WeightManifest
+from minillm_ray.common.weights import WeightBucket, WeightManifest, checksum
+
+ARRAYS = [np.zeros(1)]
 
 
 class Echo:
@@ -34,8 +36,9 @@ class Echo:
             teacher_states=None if spec.states is None else np.zeros((len(ids), 2), spec.states),
         )
 
-    def load(self, manifest, fetch):
-        self.loaded.append((manifest.version, fetch(["ref"])))
+    def load(self, manifest, received):
+        assert [one.checksum for one in received] == [bucket.checksum for bucket in manifest.buckets]
+        self.loaded.append(manifest.version)
 
 
 def prompt(name: str, tokens: int) -> Prompt:
@@ -43,14 +46,15 @@ def prompt(name: str, tokens: int) -> Prompt:
 
 
 def manifest(version: int) -> WeightManifest:
-    return WeightManifest(version=WeightVersion(version), buckets=())
+    bucket = WeightBucket(ref="ref", tensors=(), checksum=checksum(ARRAYS))
+    return WeightManifest(version=WeightVersion(version), buckets=(bucket,))
 
 
 @pytest.fixture
 def sampler():
     engine = Echo()
     assert isinstance(engine, Generates)
-    return Sampler(engine, fetch=lambda refs: [[np.zeros(1)] for _ in refs])
+    return Sampler(engine, fetch=lambda refs: [ARRAYS for _ in refs])
 
 
 def test_answers_come_prompt_by_prompt_and_sample_by_sample(sampler):
@@ -79,6 +83,17 @@ def test_weights_never_go_back(sampler, offered):
     with pytest.raises(ModelError, match=f"version {offered} .* version 3"):
         sampler.load(manifest(offered))
     assert sampler.version == 3
+
+
+def test_weights_that_are_held_already_are_not_fetched_again():
+    fetched = []
+    sampler = Sampler(Echo(), fetch=lambda refs: [ARRAYS for ref in refs if not fetched.append(ref)])
+    sampler.load(manifest(3))
+    assert fetched == ["ref"]
+    sampler.expect(WeightVersion(3), ["late"])
+    assert fetched == ["ref"]
+    sampler.expect(WeightVersion(4), ["early"])
+    assert fetched == ["ref", "early"]
 
 
 def test_a_prompt_without_room_for_a_whole_answer_is_dropped_with_a_reason(sampler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -88,6 +89,27 @@ def test_a_new_group_publishes_the_student_as_it_was_loaded(group: LearnerGroup,
     assert list(arrays) == list(parameters)
     for name, parameter in parameters.items():
         assert np.array_equal(arrays[name], parameter.detach().numpy())
+
+
+def test_readers_hear_of_each_bucket_and_can_have_it(group: LearnerGroup) -> None:
+    @ray.remote(num_cpus=0)
+    class Reader:
+        def __init__(self) -> None:
+            self.heard: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def expect(self, version: WeightVersion, refs: list[Any]) -> None:
+            for ref in refs:
+                await self.heard.put((version, ref, checksum(await ref)))
+
+        async def next(self) -> Any:
+            return await self.heard.get()
+
+    readers: list[Any] = [Reader.remote(), Reader.remote()]
+    manifest = group.publish(WeightVersion(1), readers)
+    for reader in readers:
+        for bucket in manifest.buckets:
+            heard: Any = ray.get(reader.next.remote(), timeout=60)
+            assert heard == (1, bucket.ref, bucket.checksum)
 
 
 def test_answers_are_measured_in_the_order_in_which_they_came(group: LearnerGroup, scene: Scene) -> None:
