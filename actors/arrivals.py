@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..common.messages import WeightVersion
-from ..common.weights import Arrays, Received, WeightManifest
+from ..common.weights import Arrays, WeightManifest, checksum
 
 Fetch = Callable[[list[Any]], list[Arrays]]
 """From buckets' references to what they hold, all at once: `ray.get`, or a look-up in a test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Received:
+    """What came of a bucket: its arrays, and the checksum of what came."""
+
+    arrays: Arrays
+    checksum: int
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Received:
+        """These arrays, read once for their checksum."""
+        return cls(arrays=arrays, checksum=checksum(arrays))
 
 
 class Arrivals:

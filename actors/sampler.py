@@ -24,8 +24,8 @@ from ..common.messages import (
     WeightVersion,
 )
 from ..common.metrics import Metrics
-from ..common.weights import Received, WeightManifest
-from .arrivals import Arrivals, Fetch
+from ..common.weights import WeightManifest
+from .arrivals import Arrivals, Fetch, Received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

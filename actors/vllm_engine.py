@@ -15,7 +15,8 @@ from ..common.config import EngineConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.imports import collector_paused
 from ..common.messages import Floats, Ids, Prompt, SamplingSpec, WeightVersion
-from ..common.weights import Received, WeightManifest
+from ..common.weights import WeightManifest
+from .arrivals import Received
 from .sampler import Drawn, sample_numbers
 
 if TYPE_CHECKING:

@@ -59,19 +59,6 @@ class WeightBucket:
         return forms == [(array.shape, array.dtype) for array in arrays]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Received:
-    """What came of a bucket: its arrays, and the checksum of what came."""
-
-    arrays: Arrays
-    checksum: int
-
-    @classmethod
-    def of(cls, arrays: Arrays) -> Received:
-        """These arrays, read once for their checksum."""
-        return cls(arrays=arrays, checksum=checksum(arrays))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightManifest:
     """All weights of one version: one message per update, not one per tensor."""

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from minillm_ray.actors.arrivals import Received
 from minillm_ray.common.config import RolloutConfig
 from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
-from minillm_ray.common.weights import Arrays, Received, TensorForm, WeightBucket, WeightManifest, checksum
+from minillm_ray.common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
 from transformers import AutoModelForCausalLM
 
 VOCABULARY = 128

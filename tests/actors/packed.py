@@ -45,9 +45,9 @@ def an_unknown_tie() -> str:
 
 def copies_of_the_embedding(folder: Path) -> list[bool]:
     """For each copy into as many rows as the embedding has while these weights are loaded: is it there?"""
+    from minillm_ray.actors.arrivals import Received
     from minillm_ray.actors.vllm_weights import manifest_of
     from minillm_ray.common.messages import WeightVersion
-    from minillm_ray.common.weights import Received
     from torch.utils._python_dispatch import TorchDispatchMode
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
