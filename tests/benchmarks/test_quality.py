@@ -68,6 +68,12 @@ def test_the_search_goes_on_beyond_an_edge_until_the_best_rate_has_neighbours(
     assert quality.best_rate(runs) == best
 
 
+def test_a_rate_is_not_chosen_for_the_minute_in_which_it_was_tried() -> None:
+    slow, quick = run("distillation", 50.0, lr=1e-3), run("distillation", 45.0, lr=3e-4)
+    slow["reached"]["step"], quick["reached"]["step"] = 175, 190
+    assert quality.best_rate([slow, quick]) == 1e-3
+
+
 def test_a_run_of_the_search_ends_when_it_can_no_longer_win() -> None:
     ring: Any = Known({1e-3: 50.0, 3e-4: 70.0})
     quality.search(ring, "distillation")

@@ -104,9 +104,10 @@ def test_readers_hear_of_each_bucket_and_can_have_it(group: LearnerGroup) -> Non
         async def next(self) -> Any:
             return await self.heard.get()
 
-    readers: list[Any] = [Reader.remote(), Reader.remote()]
+    readers: list[Any] = [Reader.remote() for _ in range(3)]
+    ray.kill(readers[0])  # and one that is lost keeps nobody from it
     manifest = group.publish(WeightVersion(1), readers)
-    for reader in readers:
+    for reader in readers[1:]:
         for bucket in manifest.buckets:
             heard: Any = ray.get(reader.next.remote(), timeout=60)
             assert heard == (1, bucket.ref, bucket.checksum)
