@@ -79,7 +79,7 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         check_manifest(manifest, received, self._shapes)
         self._begun = True
         _release_packed(self._student)
-        _load_embeddings_in_place(self._student)
+        _load_vocabulary_in_place(self._student, followers=[head for head, _ in self._tied])
         initialize_layerwise_reload(self._student)
         self._student.load_weights(tensors(manifest, received))
 
@@ -173,15 +173,16 @@ def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
         head.cpu_linear = packed
 
 
-def _load_embeddings_in_place(student: nn.Module) -> None:
-    """Have the next layerwise reload write embeddings where they are, and only pack them anew.
+def _load_vocabulary_in_place(student: nn.Module, followers: Sequence[nn.Module]) -> None:
+    """Have the next layerwise reload write embeddings and heads where they lie, and only pack them anew.
 
     vLLM would fill a second tensor and copy that into the first, since a layer's weights may change their
-    form when they are processed; an embedding's never do. A layer that already counts what it has loaded is
-    left alone when a reload begins, and processed as it stands when it ends.
+    form when they are processed; these never do. A layer that already counts what it has loaded is left
+    alone when a reload begins, and processed as it stands when it ends; a head that follows an embedding
+    must not be, as that would pack the same twice.
     """
     for layer in student.modules():
-        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead):
+        if isinstance(layer, VocabParallelEmbedding) and layer not in followers:
             get_layerwise_info(layer).load_numel_total = 0
 
 

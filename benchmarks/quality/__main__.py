@@ -38,7 +38,7 @@ SEARCH_SEED, SEEDS = 0, (1, 2, 3)
 CAP_S = 180.0
 """Seconds of training after which a run has not come to the threshold."""
 PATIENCE = 1.1
-"""In the search a run ends at so many times the best run's seconds: it can no longer win."""
+"""In the search a run ends at so many times the best run's seconds: it will hardly win any more."""
 
 
 @dataclass(frozen=True, slots=True)

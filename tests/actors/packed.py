@@ -43,23 +43,28 @@ def an_unknown_tie() -> str:
     return ""
 
 
-def copies_of_the_embedding(folder: Path) -> list[bool]:
-    """For each copy into as many rows as the embedding has while these weights are loaded: is it there?"""
+def copies_to_vocabulary_layers(folder: Path) -> list[int]:
+    """Where numbers were copied, of as many rows as the vocabulary has, while these weights were loaded.
+
+    0 is the embedding, 1 a head apart, -1 anywhere else; a loader counts on tensors without memory first.
+    """
     from minillm_ray.actors.arrivals import Received
     from minillm_ray.actors.vllm_weights import manifest_of
     from minillm_ray.common.messages import WeightVersion
     from torch.utils._python_dispatch import TorchDispatchMode
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
-    layers = engines._engine.model.student.modules()
-    embedding: Any = next(layer for layer in layers if isinstance(layer, VocabParallelEmbedding))
-    weight, rows = embedding.weight, (embedding.num_embeddings, embedding.num_embeddings_padded)
+    modules = engines._engine.model.student.modules()
+    layers: list[Any] = [layer for layer in modules if isinstance(layer, VocabParallelEmbedding)]
+    places = list(dict.fromkeys(layer.weight.data_ptr() for layer in layers))
+    rows = (layers[0].num_embeddings, layers[0].num_embeddings_padded)
     found = []
 
     class Copies(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if "copy_" in str(func) and not args[0].is_meta and args[0].shape[:1].numel() in rows:
-                found.append(args[0].data_ptr() == weight.data_ptr())
+                place = args[0].data_ptr()
+                found.append(places.index(place) if place in places else -1)
             return func(*args, **kwargs or {})
 
     manifest = manifest_of(str(folder), WeightVersion(1), "float32")
