@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common import products
 from ..common.arrays import array_of, tensor_of
 from ..common.config import Precision, ScoringConfig
 from ..common.divergence import drawn_logprobs
@@ -197,6 +198,7 @@ def load_model(path: str, revision: str | None, precision: Precision, key: str) 
     if torch.cuda.is_available():
         # transformers wraps model.cuda in a way that type checkers cannot read
         torch.nn.Module.cuda(model)
+    products.use_in(model)
     return model
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
+from ..common import products
 from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.heads import Head, check_head, read_head
@@ -136,6 +137,7 @@ class DeepSpeedEngine:
             # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same. Its
             # zeros for what had no gradient are made in `_clip_before_step`.
             self._engine.enable_backward_allreduce = False
+            _spare_zeros(self.student, head)
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         """See TrainEngine."""
@@ -163,6 +165,8 @@ class DeepSpeedEngine:
         for parameter in parameters:
             if parameter.grad is None:  # so momentum and decay move it, as with many ranks
                 parameter.grad = torch.zeros_like(parameter)
+            elif parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._norm = norm.item()
         if not torch.isfinite(norm):
@@ -259,7 +263,19 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
         ) from missing
     if learner.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    products.use_in(student)
     return student
+
+
+def _spare_zeros(student: PreTrainedModel, head: Head) -> None:
+    """Give a tied embedding's gradient as the rows that were read, not as a matrix that is zeros else.
+
+    The fused head's gradient of the same weight, which is whole, takes them on. A loss that leaves the head
+    out has the rows alone, until the optimiser's step.
+    """
+    embedding: Any = student.get_input_embeddings()
+    if isinstance(embedding, torch.nn.Embedding) and embedding.weight is head.weight:
+        embedding.sparse = True
 
 
 def _switch_dropout_off(config: PretrainedConfig) -> None:

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ..common.divergence import shared_mass
 from ..common.heads import Head
+from ..common.products import linear
 from .divergences import Divergence
 from .kept_logprobs import KeptRows
 from .objective import TokenLoss
@@ -175,7 +176,7 @@ class _Gradients:
             self.bias[:words].add_(slope.sum(0), alpha=self._factor)
         narrow = slope.to(weight.dtype)
         if self.hidden is not None:
-            product = torch.mm(narrow, weight[:words])
+            product = linear(narrow, weight[:words].T)
             self.hidden[tokens] = product if self._factor == 1.0 else product * self._factor
         if self._weight is None:
             return
