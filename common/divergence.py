@@ -91,16 +91,13 @@ def measure(
         names += ["reverse_kl", "forward_kl", "overlap", "teacher_logprobs"]
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     dtype = torch.promote_types(student.weight.dtype, torch.float32)
-    shape = min(chunk_tokens, len(hidden)), student.vocabulary
-    buffers = [torch.empty(shape, dtype=dtype, device=hidden.device) for _ in range(2 if teacher else 1)]
     for start in range(0, len(hidden), chunk_tokens):
         tokens = slice(start, min(start + chunk_tokens, len(hidden)))
-        views = [buffer[: tokens.stop - start] for buffer in buffers]
         drawn = ids[tokens, None]
-        log_q = _log_softmax(student, hidden[tokens], temperature, views[0])
+        log_q = _log_softmax(student, hidden[tokens], temperature, dtype)
         parts["logprobs"].append(log_q.gather(1, drawn)[:, 0])
         if teacher is not None and teacher_hidden is not None:
-            log_p = _log_softmax(teacher, teacher_hidden[tokens], temperature, views[1])
+            log_p = _log_softmax(teacher, teacher_hidden[tokens], temperature, dtype)
             parts["teacher_logprobs"].append(log_p.gather(1, drawn)[:, 0])
             for name, figure in _FIGURES.items():
                 parts[name].append(figure(log_q, log_p))
@@ -123,13 +120,12 @@ def drawn_logprobs(
     """
     dtype = torch.promote_types(head.weight.dtype, torch.float32)
     size = max(1, min(head.vocabulary, PART_LOGITS[hidden.device.type == "cuda"] // max(1, len(hidden))))
-    buffer = hidden.new_empty((len(hidden), size), dtype=dtype)
     drawn = hidden.new_empty(len(hidden), dtype=dtype)
     tops = [torch.full_like(drawn, -torch.inf) for _ in temperatures]
     sums = [torch.zeros_like(drawn) for _ in temperatures]
     for start in range(0, head.vocabulary, size):
         words = slice(start, min(start + size, head.vocabulary))
-        logits = head.part(words).scaled_logits(hidden, 1.0, out=buffer[:, : words.stop - start])
+        logits = head.part(words).scaled_logits(hidden, 1.0, dtype)
         inside = (ids >= start) & (ids < words.stop)
         drawn[inside] = logits[inside, ids[inside] - start]
         before = 1.0
@@ -146,6 +142,6 @@ def drawn_logprobs(
     ]
 
 
-def _log_softmax(head: Head, hidden: Tensor, temperature: float, out: Tensor) -> Tensor:
-    logits = head.scaled_logits(hidden, temperature, out=out)
+def _log_softmax(head: Head, hidden: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    logits = head.scaled_logits(hidden, temperature, dtype)
     return torch.log_softmax(logits, -1, out=logits)

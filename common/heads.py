@@ -7,7 +7,6 @@ holds it against the model's own logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,6 @@ from torch import Tensor
 
 from .errors import ModelError
 from .products import linear
-
-CPU_WORDS = 1024
-"""Words per product on CPUs: their logits are still in the caches as they are laid into a row of all."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,26 +43,22 @@ class Head:
         raw = raw if self.scale == 1.0 else raw * self.scale
         return raw if self.soft_cap is None else torch.tanh(raw / self.soft_cap) * self.soft_cap
 
-    def scaled_logits(self, hidden: Tensor, temperature: float, out: Tensor) -> Tensor:
-        """Logits / temperature written into `out` [N, vocabulary], in its type; not differentiable."""
+    def scaled_logits(self, hidden: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+        """Logits / temperature [N, vocabulary], a new tensor of this type; not differentiable."""
         factor = (self.scale if self.soft_cap is None else self.scale / self.soft_cap) / (
             temperature if self.soft_cap is None else 1.0
         )
-        weight, bias = self.weight.detach()[: self.vocabulary], self.bias
+        weight = self.weight.detach()[: self.vocabulary]
+        bias = None if self.bias is None else self.bias.detach()[: self.vocabulary]
         hidden = hidden.detach().to(weight.dtype)
-        if weight.dtype == out.dtype:  # scaling H columns is cheaper than scaling V
+        if weight.dtype == dtype:  # scaling H columns is cheaper than scaling V
             hidden = hidden if factor == 1.0 else hidden * factor
-            bias = None if bias is None else bias.detach()[: self.vocabulary] * factor
-            for words in _blocks(self.vocabulary, out.device):
-                out[:, words] = linear(hidden, weight[words], None if bias is None else bias[words])
+            logits = linear(hidden, weight, None if bias is None else bias * factor)
         else:
-            cut = None if bias is None else bias.detach()[: self.vocabulary]
-            out.copy_(linear(hidden, weight, cut))
+            logits = linear(hidden, weight, bias).to(dtype)
             if factor != 1.0:
-                out.mul_(factor)
-        if self.soft_cap is not None:
-            out.tanh_().mul_(self.soft_cap / temperature)
-        return out
+                logits.mul_(factor)
+        return logits if self.soft_cap is None else logits.tanh_().mul_(self.soft_cap / temperature)
 
     def part(self, words: slice) -> Head:
         """The head of a run of words alone."""
@@ -83,12 +75,6 @@ class Head:
         return replace(
             self, weight=copied(self.weight), bias=None if self.bias is None else copied(self.bias)
         )
-
-
-def _blocks(vocabulary: int, device: torch.device) -> Iterator[slice]:
-    """The vocabulary in parts for one product each."""
-    size = CPU_WORDS if device.type == "cpu" else vocabulary
-    return (slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size))
 
 
 def read_head(model: PreTrainedModel, vocabulary: int | None = None) -> Head:

@@ -1,8 +1,8 @@
 """Student head, teacher head and full-vocabulary loss in one: exact, with no [tokens, vocabulary] tensor.
 
-The answer positions are walked in chunks. A chunk's logits live in two buffers that all chunks share, and its
-gradient is taken in closed form while they are there, already in the forward pass, so nothing is computed
-twice and backward only scales. With q = softmax(z), D = log q - log p and z the student's logits over the
+The answer positions are walked in chunks. Of one chunk alone there are logits at a time, and its gradient is
+taken in closed form in their place, already in the forward pass, so nothing is computed twice and backward
+only scales. With q = softmax(z), D = log q - log p and z the student's logits over the
 temperature:
 
     drawn token     log q(y)           d/dz = onehot(y) - q
@@ -125,13 +125,13 @@ class _Job:
         """The type that logits are normalised and gradients are summed in."""
         return torch.promote_types(self.student.weight.dtype, torch.float32)
 
-    def teacher_logprobs(self, tokens: slice, out: Tensor) -> Tensor | None:
-        """log p [n, V] of a chunk in `out`, where the teacher is asked at all."""
+    def teacher_logprobs(self, tokens: slice) -> Tensor | None:
+        """log p [n, V] of a chunk, where the teacher is asked at all."""
         if self.teacher is None or self.teacher_hidden is None:
             return None
         if self.kept is not None and self.kept.known:
-            return self.kept.read(tokens, out)
-        z = self.teacher.scaled_logits(self.teacher_hidden[tokens], self.temperature, out=out)
+            return self.kept.read(tokens)
+        z = self.teacher.scaled_logits(self.teacher_hidden[tokens], self.temperature, self.dtype)
         log_p = torch.log_softmax(z, -1, out=z)
         if self.kept is not None:
             self.kept.write(tokens, log_p)
@@ -202,16 +202,10 @@ class _Fused(torch.autograd.Function):
         wanted = ctx.needs_input_grad if job.wants_gradient else (False, False, False)
         gradients = _Gradients((hidden, weight, bias), wanted, job)
         size = even_size(len(hidden), job.chunk_tokens)
-        shape = size, job.student.vocabulary
-        buffers = [
-            torch.empty(shape if needed else (0, 0), dtype=job.dtype, device=hidden.device)
-            for needed in (True, job.teacher is not None, job.student.soft_cap is not None)
-        ]
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(hidden), size or 1):
             tokens = slice(start, min(start + size, len(hidden)))
-            views = [buffer[: tokens.stop - start] for buffer in buffers]
-            total += _walk_chunk(job, gradients, hidden.detach()[tokens], tokens, views)
+            total += _walk_chunk(job, gradients, hidden.detach()[tokens], tokens)
         ctx.gradients, ctx.weight_dtype = gradients, weight.dtype
         return total.to(job.dtype)
 
@@ -241,17 +235,14 @@ def even_size(count: int, most: int) -> int:
     return -(-count // max(1, -(-count // most)))
 
 
-def _walk_chunk(
-    job: _Job, gradients: _Gradients, hidden: Tensor, tokens: slice, views: list[Tensor]
-) -> Tensor:
-    """One chunk's loss; its gradients go to `gradients`. The views are overwritten several times."""
-    z = job.student.scaled_logits(hidden, job.temperature, out=views[0])
-    if job.student.soft_cap is not None:
-        views[2].copy_(z)
+def _walk_chunk(job: _Job, gradients: _Gradients, hidden: Tensor, tokens: slice) -> Tensor:
+    """One chunk's loss; its gradients go to `gradients`. Its logits are overwritten several times."""
+    z = job.student.scaled_logits(hidden, job.temperature, job.dtype)
+    capped = None if job.student.soft_cap is None else z.clone()
     log_q = torch.log_softmax(z, -1, out=z)
     ids = job.ids[tokens, None]
     logprob = log_q.gather(1, ids)[:, 0]
-    log_p = job.teacher_logprobs(tokens, views[1])
+    log_p = job.teacher_logprobs(tokens)
     if job.overlap and log_p is not None:
         job.parts["overlap"].append(shared_mass(log_q, log_p))
     if job.divergence is None or log_p is None:
@@ -265,8 +256,8 @@ def _walk_chunk(
         else:
             slope = slope_of(by_divergence[:, None], by_logprob[:, None])
         slope.scatter_add_(1, ids, by_logprob[:, None])
-        if job.student.soft_cap is not None:  # d/dx of cap tanh(x / cap) is 1 - tanh^2
-            tanh_squared = views[2].mul_(job.temperature / job.student.soft_cap).square_()
+        if capped is not None and job.student.soft_cap is not None:  # d/dx of cap tanh(x / cap) is 1 - tanh^2
+            tanh_squared = capped.mul_(job.temperature / job.student.soft_cap).square_()
             slope.addcmul_(slope, tanh_squared, value=-1.0)
         gradients.add(slope, hidden, tokens)
     return total

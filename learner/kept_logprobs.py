@@ -22,9 +22,9 @@ class KeptRows:
     """int64 [N]: the row of each answer position."""
     known: bool
 
-    def read(self, tokens: slice, out: Tensor) -> Tensor:
-        """log p [n, V] at these positions, in `out`, which may be overwritten."""
-        return torch.index_select(self.table, 0, self.rows[tokens], out=out)
+    def read(self, tokens: slice) -> Tensor:
+        """A copy of log p [n, V] at these positions."""
+        return self.table.index_select(0, self.rows[tokens])
 
     def write(self, tokens: slice, log_p: Tensor) -> None:
         """Keep log p [n, V] of these positions."""
