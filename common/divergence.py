@@ -92,21 +92,34 @@ def measure(
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     dtype = torch.promote_types(student.weight.dtype, torch.float32)
     for start in range(0, len(hidden), chunk_tokens):
-        tokens = slice(start, min(start + chunk_tokens, len(hidden)))
-        drawn = ids[tokens, None]
-        log_q = _log_softmax(student, hidden[tokens], temperature, dtype)
-        parts["logprobs"].append(log_q.gather(1, drawn)[:, 0])
-        if teacher is not None and teacher_hidden is not None:
-            log_p = _log_softmax(teacher, teacher_hidden[tokens], temperature, dtype)
-            parts["teacher_logprobs"].append(log_p.gather(1, drawn)[:, 0])
-            for name, figure in _FIGURES.items():
-                parts[name].append(figure(log_q, log_p))
-        parts["entropy"].append(_by_rows(lambda q, _: -(q.exp() * q).sum(-1), log_q, log_q))
+        tokens = slice(start, start + chunk_tokens)
+        # No name here may hold a chunk's log-probs while the next one's are made.
+        figures = _chunk_figures(
+            _log_softmax(student, hidden[tokens], temperature, dtype),
+            None
+            if teacher is None or teacher_hidden is None
+            else _log_softmax(teacher, teacher_hidden[tokens], temperature, dtype),
+            ids[tokens, None],
+        )
+        for name, values in figures.items():
+            parts[name].append(values)
     empty = hidden.new_zeros(0, dtype=dtype)
     return Measured(**{name: torch.cat(values) if values else empty for name, values in parts.items()})
 
 
-_FIGURES = {"reverse_kl": reverse_kl, "forward_kl": forward_kl, "overlap": shared_mass}
+def _chunk_figures(log_q: Tensor, log_p: Tensor | None, drawn: Tensor) -> dict[str, Tensor]:
+    figures = {
+        "logprobs": log_q.gather(1, drawn)[:, 0],
+        "entropy": _by_rows(lambda q, _: -(q.exp() * q).sum(-1), log_q, log_q),
+    }
+    if log_p is not None:
+        figures |= {
+            "teacher_logprobs": log_p.gather(1, drawn)[:, 0],
+            "reverse_kl": reverse_kl(log_q, log_p),
+            "forward_kl": forward_kl(log_q, log_p),
+            "overlap": shared_mass(log_q, log_p),
+        }
+    return figures
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         rows = slope.reshape(-1, len(weight))
-        # That of the weights is as quick by torch, and can be written where it has to lie.
+        # oneDNN is no quicker at the gradient of the weights.
         return (
             _product(slope, weight.T) if ctx.needs_input_grad[0] else None,
             rows.T @ x.reshape(len(rows), -1) if ctx.needs_input_grad[1] else None,

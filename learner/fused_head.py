@@ -1,9 +1,8 @@
 """Student head, teacher head and full-vocabulary loss in one: exact, with no [tokens, vocabulary] tensor.
 
-The answer positions are walked in chunks. Of one chunk alone there are logits at a time, and its gradient is
-taken in closed form in their place, already in the forward pass, so nothing is computed twice and backward
-only scales. With q = softmax(z), D = log q - log p and z the student's logits over the
-temperature:
+The answer positions are walked in chunks. Only one chunk has logits at a time, and its gradient is taken in
+closed form in their place, already in the forward pass, so nothing is computed twice and backward only
+scales. With q = softmax(z), D = log q - log p and z the student's logits over the temperature:
 
     drawn token     log q(y)           d/dz = onehot(y) - q
     reverse KL      sum q D            d/dz = q (D - KL)       and so on, see `divergences`

@@ -1,6 +1,7 @@
 """The fused loss equals the plain one, value and gradients, and never makes a [tokens, vocabulary] tensor."""
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import get_args
 
@@ -316,6 +317,31 @@ def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(divergence):
     with LargestTensor() as largest:
         problem.plain("reverse_kl")
     assert largest.elements == 400 * 290
+
+
+def test_only_one_chunk_has_logits_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    problem, made, most = Problem(tokens=40), [], 0
+    whole = Head.scaled_logits
+
+    def counted(self: Head, *args) -> Tensor:
+        nonlocal most
+        logits = whole(self, *args)
+        made.append(weakref.ref(logits))
+        most = max(most, sum(ref() is not None for ref in made))
+        return logits
+
+    monkeypatch.setattr(Head, "scaled_logits", counted)
+    problem.fused("reverse_kl", chunk_tokens=10)
+    measure(
+        problem.hidden,
+        problem.student,
+        problem.ids,
+        teacher_hidden=problem.teacher_hidden,
+        teacher=problem.teacher,
+        chunk_tokens=10,
+    )
+    assert len(made) == 16
+    assert most == 2  # the student's and the teacher's
 
 
 @pytest.mark.parametrize("tied", [True, False])
