@@ -157,11 +157,15 @@ def _attend(
     slots = [states[0].transpose(0, 1) for states in (query, key, value)]
     parts = []
     for group in layout.groups:
-        gathered = [states[group].transpose(1, 2) for states in slots]
+        # index_select, since the gradient of indexing adds up one number at a time
+        gathered = [
+            states.index_select(0, group.flatten()).unflatten(0, group.shape).transpose(1, 2)
+            for states in slots
+        ]
         mask = _causal(group.shape[1], query) if attention == "eager" else None
         found = own(module, *gathered, mask, *rest, **more)[0]
         parts.append(found.flatten(0, 1))
-    return torch.cat(parts)[layout.owners][None], None
+    return torch.cat(parts).index_select(0, layout.owners)[None], None
 
 
 def _own_attention(name: str, module: torch.nn.Module) -> Any:

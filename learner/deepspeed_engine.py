@@ -90,7 +90,7 @@ class _Module(torch.nn.Module):
     def forward(self, batch: Batch, use: Callable[[Tensor, Head], Any]) -> tuple[Tensor | None, Any]:
         """(the loss that DeepSpeed has to see, if there is one; whatever `use` made)."""
         whole = read(self.student, batch.ids, batch.layout)
-        hidden = whole.flatten(0, 1)[batch.positions]
+        hidden = whole.flatten(0, 1).index_select(0, batch.positions)
         result = use(hidden, self._head)
         return (result.loss if isinstance(result, FusedLoss) else None), result
 

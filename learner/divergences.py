@@ -103,7 +103,7 @@ def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tup
 
     def slope(by_kl: Tensor, by_logprob: Tensor) -> Tensor:
         constant = -(by_kl * value[:, None] + by_logprob)
-        return torch.addcmul(constant, difference, by_kl, out=difference).mul_(q)
+        return q.mul_(torch.addcmul(constant, difference, by_kl, out=difference))
 
     return value, slope
 

@@ -2,7 +2,10 @@
 
 The answer positions are walked in chunks. Only one chunk has logits at a time, and its gradient is taken in
 closed form in their place, already in the forward pass, so nothing is computed twice and backward only
-scales. With q = softmax(z), D = log q - log p and z the student's logits over the temperature:
+scales. Products want many positions at once. What lies between them is a dozen passes over the vocabulary, so
+it is done for a few rows at a time, which the caches of a CPU hold from the first pass to the last.
+
+With q = softmax(z), D = log q - log p and z the student's logits over the temperature:
 
     drawn token     log q(y)           d/dz = onehot(y) - q
     reverse KL      sum q D            d/dz = q (D - KL)       and so on, see `divergences`
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..common.divergence import shared_mass
+from ..common.divergence import PART_LOGITS, shared_mass
 from ..common.heads import Head
 from ..common.products import linear
 from .divergences import Divergence
@@ -124,20 +127,23 @@ class _Job:
         """The type that logits are normalised and gradients are summed in."""
         return torch.promote_types(self.student.weight.dtype, torch.float32)
 
-    def teacher_logprobs(self, tokens: slice) -> Tensor | None:
-        """log p [n, V] of a chunk, where the teacher is asked at all."""
-        if self.teacher is None or self.teacher_hidden is None:
+    def teacher_logits(self, tokens: slice) -> Tensor | None:
+        """The teacher's logits [n, V] of a chunk; None where no product with its head is needed."""
+        if self.teacher is None or self.teacher_hidden is None or (self.kept is not None and self.kept.known):
             return None
-        if self.kept is not None and self.kept.known:
-            return self.kept.read(tokens)
-        z = self.teacher.scaled_logits(self.teacher_hidden[tokens], self.temperature, self.dtype)
-        log_p = torch.log_softmax(z, -1, out=z)
+        return self.teacher.scaled_logits(self.teacher_hidden[tokens], self.temperature, self.dtype)
+
+    def teacher_logprobs(self, logits: Tensor | None, tokens: slice) -> Tensor | None:
+        """log p [n, V] of some rows, in place of their logits; None where the teacher is not asked at all."""
+        if logits is None:
+            return None if self.teacher is None or self.kept is None else self.kept.read(tokens)
+        log_p = torch.log_softmax(logits, -1, out=logits)
         if self.kept is not None:
             self.kept.write(tokens, log_p)
         return log_p
 
-    def chunk_loss(self, divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """(sum of the chunk's token losses, d/d divergence [n], d/d log q [n]), over the divisor already."""
+    def rows_loss(self, divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """(sum of some rows' token losses, d/d divergence [n], d/d log q [n]), over the divisor already."""
         with torch.enable_grad():
             inputs = divergence.detach().requires_grad_(), logprob.detach().requires_grad_()
             losses, figures = self.token_loss(*inputs, tokens)
@@ -235,21 +241,35 @@ def even_size(count: int, most: int) -> int:
 
 
 def _walk_chunk(job: _Job, gradients: _Gradients, hidden: Tensor, tokens: slice) -> Tensor:
-    """One chunk's loss; its gradients go to `gradients`. Its logits are overwritten several times."""
+    """One chunk's loss; its gradients go to `gradients`."""
     z = job.student.scaled_logits(hidden, job.temperature, job.dtype)
+    teacher_z = job.teacher_logits(tokens)
+    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    size = even_size(len(z), max(1, PART_LOGITS[z.device.type == "cuda"] // z.shape[1]))
+    for start in range(0, len(z), size):
+        rows = slice(start, min(start + size, len(z)))
+        here = slice(tokens.start + rows.start, tokens.start + rows.stop)
+        log_p = job.teacher_logprobs(None if teacher_z is None else teacher_z[rows], here)
+        total += _walk_rows(job, gradients.wanted, z[rows], log_p, here)
+    if gradients.wanted:
+        gradients.add(z, hidden, tokens)
+    return total
+
+
+def _walk_rows(job: _Job, wants_slope: bool, z: Tensor, log_p: Tensor | None, tokens: slice) -> Tensor:
+    """The loss of some rows; their logits z [n, V] become the loss's slope in them, log_p is overwritten."""
     capped = None if job.student.soft_cap is None else z.clone()
     log_q = torch.log_softmax(z, -1, out=z)
     ids = job.ids[tokens, None]
     logprob = log_q.gather(1, ids)[:, 0]
-    log_p = job.teacher_logprobs(tokens)
     if job.overlap and log_p is not None:
         job.parts["overlap"].append(shared_mass(log_q, log_p))
     if job.divergence is None or log_p is None:
         value, slope_of = log_q.new_zeros(len(log_q)), None
     else:
         value, slope_of = job.divergence.walk(log_q, log_p, ids, tokens)
-    total, by_divergence, by_logprob = job.chunk_loss(value, logprob, tokens)
-    if gradients.wanted:
+    total, by_divergence, by_logprob = job.rows_loss(value, logprob, tokens)
+    if wants_slope:
         if slope_of is None:
             slope = log_q.exp_().mul_(-by_logprob[:, None])
         else:
@@ -258,5 +278,6 @@ def _walk_chunk(job: _Job, gradients: _Gradients, hidden: Tensor, tokens: slice)
         if capped is not None and job.student.soft_cap is not None:  # d/dx of cap tanh(x / cap) is 1 - tanh^2
             tanh_squared = capped.mul_(job.temperature / job.student.soft_cap).square_()
             slope.addcmul_(slope, tanh_squared, value=-1.0)
-        gradients.add(slope, hidden, tokens)
+        if slope is not z:
+            z.copy_(slope)
     return total

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.heads import Head, final_hidden, read_head
 from minillm_ray.common.objective import DivergenceName, ObjectiveConfig
+from minillm_ray.learner import fused_head
 from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
 from minillm_ray.learner.fused_head import even_size, fused_loss
 from torch import Tensor
@@ -205,6 +206,22 @@ def test_the_chunk_size_changes_nothing(chunk_tokens: int):
     problem = Problem(dtype=torch.float64)
     expected, found = problem.fused("reverse_kl"), problem.fused("reverse_kl", chunk_tokens=chunk_tokens)
     assert off(found.loss, expected.loss) < 1e-13
+    pairs = zip(*(torch.autograd.grad(r.loss, problem.inputs) for r in (found, expected)), strict=True)
+    assert all(off(f, e) < 1e-12 for f, e in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_HEAD)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_how_many_rows_are_walked_at_once_changes_nothing(
+    kind: str, divergence: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    problem = Problem(dtype=torch.float64, **KINDS_OF_HEAD[kind])
+    expected = problem.fused(divergence, overlap=True)
+    monkeypatch.setattr(fused_head, "PART_LOGITS", (3 * 290,) * 2)  # of the 8 rows of a chunk
+    found = problem.fused(divergence, overlap=True)
+    assert off(found.loss, expected.loss) < 1e-13
+    for name, values in expected.figures.items():
+        assert off(found.figures[name], values) < 1e-13
     pairs = zip(*(torch.autograd.grad(r.loss, problem.inputs) for r in (found, expected)), strict=True)
     assert all(off(f, e) < 1e-12 for f, e in pairs)
 

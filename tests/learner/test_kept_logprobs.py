@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.learner import fused_head
 from minillm_ray.learner.dealing import Item, deal_step
 from minillm_ray.learner.kept_logprobs import KeptLogprobs
 from minillm_ray.learner.rank import head_of
@@ -94,10 +95,12 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.parametrize("rows_at_once", [2, 1000])
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
-    scene: Scene, objective: ObjectiveConfig
+    scene: Scene, objective: ObjectiveConfig, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fused_head, "PART_LOGITS", (rows_at_once * VOCABULARY,) * 2)
     count = len(scene.samples)
     kept, plain = Lesson(scene, objective, count * MAX_NEW_TOKENS), Lesson(scene, objective, 0)
     orders = [list(range(count)), list(range(count))[::-1], list(range(count))[1::2]]
