@@ -92,6 +92,7 @@ class VllmEngine:
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
         runner.sampler = self._sampler
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
+        _close_idle_groups()
 
     def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Drawn]:
         """`spec.samples` answers to each prompt, prompt-major.
@@ -270,6 +271,21 @@ def _start(
             f"rollout.cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"
             f" (or more than this machine has); vLLM says: {error}"
         ) from error
+
+
+def _close_idle_groups() -> None:
+    """Close the groups of processes that vLLM makes for every kind of parallelism, where each has one member.
+
+    A group of gloo keeps a thread that looks up a hundred times a second; a dozen of them take the cores from
+    whoever computes on this machine. vLLM asks none of a single member, and closing twice is allowed.
+    """
+    from vllm.distributed import parallel_state
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and parallel_state.get_world_group().world_size == 1:
+        for group in [reference() for reference in parallel_state._groups.values()]:
+            if group is not None:
+                group.destroy()
 
 
 def _drawn(
