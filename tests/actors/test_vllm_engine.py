@@ -1,5 +1,7 @@
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +226,17 @@ def test_without_a_teacher_the_engine_holds_none_and_says_so(engines, pair):
     assert engine.call("teacher_checksum") is None
     with pytest.raises(ModelError, match=r"teacher_mix = 0\.2, but this engine was built without a teacher"):
         engine.call("generate", some_prompts(), SPEC)
+
+
+def threads_of_gloo() -> int:
+    names = [task / "comm" for task in Path("/proc/self/task").iterdir()]
+    return sum(name.read_text(encoding="utf-8").startswith("gloo") for name in names)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
+def test_of_a_dozen_groups_with_one_member_none_is_kept_but_torchs_own(engines, pair):
+    # A thread for each would look up a hundred times a second, beside whoever computes.
+    assert engines.use(pair).run(threads_of_gloo) <= 1
 
 
 def test_models_with_too_few_positions_are_refused(engines, pair, tmp_path):
