@@ -1,7 +1,6 @@
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import ConfigError, ModelError
 from minillm_ray.common.heads import final_hidden
 from minillm_ray.common.messages import Prompt, SamplingSpec
-from minillm_ray.tests.actors.engines import Pair, reference, reference_logits, some_prompts
+from minillm_ray.tests.actors.engines import Pair, reference, reference_logits, some_prompts, threads_of_gloo
 from minillm_ray.tests.tiny_models import tiny_model
 from scipy import stats
 
@@ -226,11 +225,6 @@ def test_without_a_teacher_the_engine_holds_none_and_says_so(engines, pair):
     assert engine.call("teacher_checksum") is None
     with pytest.raises(ModelError, match=r"teacher_mix = 0\.2, but this engine was built without a teacher"):
         engine.call("generate", some_prompts(), SPEC)
-
-
-def threads_of_gloo() -> int:
-    names = [task / "comm" for task in Path("/proc/self/task").iterdir()]
-    return sum(name.read_text(encoding="utf-8").startswith("gloo") for name in names)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
