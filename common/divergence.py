@@ -17,8 +17,8 @@ CHUNK_TOKENS = 256
 """Positions whose logits exist at a time."""
 
 PART_LOGITS = (1 << 20, 1 << 26)
-"""Logits that exist at a time where only drawn tokens count: few enough for the caches of a CPU, and on GPUs
-enough for few passes."""
+"""Logits that are gone over at a time, on CPUs and on GPUs: few enough for the caches of the one, for the
+other so many that calls are few."""
 
 _ROWS = 32
 """Rows per pass where a third [rows, V] tensor is needed for a moment: few enough to stay in the cache."""
