@@ -29,7 +29,7 @@ class Cell:
     """Rollout sets of one process; the first is not counted."""
 
 
-CELLS = {"small": Cell(16, 48, 6), "large": Cell(32, 128, 2)}
+CELLS = {"small": Cell(16, 48, 6), "large": Cell(32, 128, 3)}
 
 
 @dataclass(frozen=True, slots=True)
