@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .mixing import Mixture, Step
+from .shared_prefill import Requests, SharedPrefill
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -63,6 +64,7 @@ class TeacherMixedForCausalLM(nn.Module):
         self.teacher_hidden: Tensor | None = None
         """[N, H] what the teacher's output layer read in that step; None where alpha is 0."""
         self._student_width = 0
+        self._prefill: SharedPrefill | None = None
         self.student = _network(vllm_config, prefix, "student", block["student"])
         self.teacher = None
         if block["teacher"] is not None:
@@ -84,11 +86,32 @@ class TeacherMixedForCausalLM(nn.Module):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Both networks' last hidden states side by side; the student's alone where alpha is 0."""
-        hidden = self.student(input_ids, positions)
+        if self._prefill is None:
+            return self._hidden(input_ids, positions)
+        with self._prefill.rows(input_ids, positions) as (ids, places, alike):
+            hidden = self._hidden(ids, places)
+        return hidden if alike is None else hidden.index_select(0, alike.owners)
+
+    def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.student(ids, positions)
         self._student_width = hidden.shape[-1]
         if self.mixture.teacher_mix == 0 or self.teacher is None:
             return hidden
-        return torch.cat([hidden, self.teacher(input_ids, positions)], -1)
+        return torch.cat([hidden, self.teacher(ids, positions)], -1)
+
+    def share_prefill(self, requests: Callable[[], Requests]) -> None:
+        """Compute what begins alike once; `requests` tells of the step under way.
+
+        Nothing changes for a network with layers that mix tokens in another way than attention does, or
+        whose attention is not causal.
+        """
+        from vllm.model_executor.layers.attention import Attention
+        from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+        from vllm.v1.attention.backend import AttentionType
+
+        layers = [module for module in self.modules() if isinstance(module, AttentionLayerBase)]
+        if all(type(one) is Attention and one.attn_type == AttentionType.DECODER for one in layers):
+            self._prefill = SharedPrefill(layers, requests)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """p~ [N, vocabulary] for `MixtureSampler`, which draws from it: no logits, whatever the name.

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from ..common.config import EngineConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from .mixture_model import TeacherMixedForCausalLM
+    from .shared_prefill import Requests
 
 BLOCK_TOKENS = 32
 """Tokens of one cache block on CPUs. vLLM shares whole blocks of a prompt among its answers; its own
@@ -91,6 +93,8 @@ class VllmEngine:
         self.model: TeacherMixedForCausalLM = runner.model
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
         runner.sampler = self._sampler
+        if settings.eager:  # a compiled network's layers cannot be handed other rows
+            self.model.share_prefill(lambda: _requests(runner))
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         _close_idle_groups()
 
@@ -189,6 +193,14 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def _requests(runner: Any) -> Requests:
+    """What vLLM's model runner is about to compute."""
+    batch = runner.input_batch
+    computed = batch.num_computed_tokens_cpu[: batch.num_reqs]
+    ends = computed + np.diff(runner.query_start_loc.np[: batch.num_reqs + 1])
+    return [tokens[:end] for tokens, end in zip(batch.token_ids_cpu, ends, strict=False)], computed
 
 
 def end_of_sequence_ids(model: str) -> list[int]:

@@ -134,6 +134,26 @@ def threads_of_gloo() -> int:
     return sum(name.read_text(encoding="utf-8").startswith("gloo") for name in names)
 
 
+def rows_shared_with_another_kind_of_layer() -> tuple[bool, bool]:
+    """Whether the engine's model shares rows; and whether it would, had it a layer that is not attention."""
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+    class Recurrent(torch.nn.Module, AttentionLayerBase):
+        def get_attn_backend(self) -> Any: ...
+
+        def get_kv_cache_spec(self, vllm_config: Any) -> Any: ...
+
+    model = _engine.model
+    before = model._prefill
+    model.other, model._prefill = Recurrent(), None
+    try:
+        model.share_prefill(lambda: ([], np.zeros(0, np.int64)))
+        return before is not None, model._prefill is not None
+    finally:
+        del model.other
+        model._prefill = before
+
+
 def some_prompts(count: int = 5) -> list[Prompt]:
     """Prompts of unequal lengths, some longer than a cache block, none with special tokens."""
     lengths = (4, 11, 33, 37, 70)

@@ -10,7 +10,14 @@ from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import ConfigError, ModelError
 from minillm_ray.common.heads import final_hidden
 from minillm_ray.common.messages import Prompt, SamplingSpec
-from minillm_ray.tests.actors.engines import Pair, reference, reference_logits, some_prompts, threads_of_gloo
+from minillm_ray.tests.actors.engines import (
+    Pair,
+    reference,
+    reference_logits,
+    rows_shared_with_another_kind_of_layer,
+    some_prompts,
+    threads_of_gloo,
+)
 from minillm_ray.tests.tiny_models import tiny_model
 from scipy import stats
 
@@ -164,8 +171,33 @@ def test_the_answers_to_one_prompt_share_its_prefill(engines, pair):
     engine = engines.use(pair)
     engine.call("generate", some_prompts(1), replace(SPEC, teacher_mix=0.0))  # forgets what is cached
     student, teacher = engine.forwards([prompt], replace(SPEC, samples=8))
-    assert student[0] == teacher[0] < 8 * 70 / 4
+    assert student[0] == teacher[0] == 70
     assert set(student[1:]) <= set(range(1, 9))
+
+
+def test_what_prompts_have_in_common_is_computed_once_and_changes_no_log_prob(engines, pair, models):
+    # 40 tokens alike: a block of the cache, which vLLM shares, and 8 behind it, which it does not. One
+    # prompt begins another. With 64 places for 96 requests, some begin beside others that are under way.
+    same = np.arange(60, 100, dtype=np.int32)
+    ends = [[], [5], [5, 6], [5, 7, 8], [9] * 12, [10, 11]]
+    prompts = [
+        Prompt(id=str(number), token_ids=np.concatenate([same, np.array(end, np.int32)]))
+        for number, end in enumerate(ends)
+    ]
+    engine = engines.use(pair)
+    engine.call("generate", some_prompts(1), replace(SPEC, teacher_mix=0.0))  # forgets what is cached
+    spec = replace(SPEC, samples=16, max_tokens=6)
+    student, teacher = engine.forwards(prompts, spec)
+    assert student[0] == teacher[0] == 40 + 1 + 1 + 2  # four prompts have a place at first
+    answers = engine.call("generate", prompts, spec)
+    for number, answer in enumerate(answers):
+        want = by_hand(models, Mixture(teacher_mix=0.2), prompts[number // 16], answer.answer_ids)
+        got = [answer.behaviour_logprobs, answer.student_logprobs, answer.mixed_teacher_logprobs]
+        np.testing.assert_allclose(np.stack(got), want, atol=1e-4)
+
+
+def test_a_network_that_mixes_tokens_in_another_way_computes_every_row(engines, pair):
+    assert engines.use(pair).run(rows_shared_with_another_kind_of_layer) == (True, False)
 
 
 def test_the_end_of_sequence_token_is_part_of_the_answer_and_scored(engines, pair, models):

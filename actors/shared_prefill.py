@@ -1,0 +1,92 @@
+"""Prompt tokens of one step that begin alike go through the networks once.
+
+vLLM shares whole blocks of its cache among requests; the rest of a chat template, or of a prompt that has
+several answers, each request would compute again. A causal network makes the same of tokens before which
+all is the same, so here one row stands for them all. Only attention, which writes the keys and values of
+every request to the request's own blocks, sees a row for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..common.packing import Ints, Tokens, pack
+
+Requests = tuple[Sequence[Tokens], Ints]
+"""Of each request of a step, in order: all tokens up to the last that the step computes, and how many of
+them are computed already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """Which of N rows are the same, and are U."""
+
+    first: Tensor
+    """[U]: the row that stands for each."""
+    owners: Tensor
+    """[N]: which of the U each row is."""
+
+    @contextmanager
+    def spread_in(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+        """Let these layers, which are given U rows, work on all N and give U back."""
+        with ExitStack() as hooks:
+            for layer in layers:
+                for hook in (
+                    layer.register_forward_pre_hook(self._spread, with_kwargs=True),
+                    layer.register_forward_hook(lambda _, __, found: found.index_select(0, self.first)),
+                ):
+                    hooks.callback(hook.remove)
+            yield
+
+    def _spread(self, _: nn.Module, args: Any, more: Any) -> Any:
+        return tuple(map(self._all_rows, args)), {name: self._all_rows(value) for name, value in more.items()}
+
+    def _all_rows(self, value: Any) -> Any:
+        if isinstance(value, torch.Size):
+            return torch.Size((len(self.owners), *value[1:]))
+        return value.index_select(0, self.owners) if isinstance(value, Tensor) else value
+
+
+def rows_alike(sequences: Sequence[Tokens], computed: Ints) -> tuple[Ints, Ints] | None:
+    """(first [U], owners [N]) of the rows behind `computed` tokens of each sequence; None if all differ."""
+    paths = pack(sequences, together=max(map(len, sequences), default=0)).slots
+    slots = np.concatenate([path[start:] for path, start in zip(paths, computed, strict=True)])
+    _, first, owners = np.unique(slots, return_index=True, return_inverse=True)
+    return None if len(first) == len(slots) else (first, owners)
+
+
+def find_alike(input_ids: Tensor, requests: Requests) -> Alike | None:
+    """What of a step's rows [N] is the same; None where nothing is, or no request asked for these rows."""
+    sequences, computed = requests
+    if len(input_ids) == len(sequences):  # a token each, which nobody shares but by chance
+        return None
+    rows = [sequence[start:] for sequence, start in zip(sequences, computed, strict=True)]
+    if not rows or not np.array_equal(np.concatenate(rows), input_ids.cpu().numpy()):
+        return None
+    if (found := rows_alike(sequences, computed)) is None:
+        return None
+    first, owners = (torch.from_numpy(indices).to(input_ids.device) for indices in found)
+    return Alike(first, owners)
+
+
+class SharedPrefill:
+    """The steps of a model of vLLM's whose layers of attention are all plain and causal."""
+
+    def __init__(self, layers: Sequence[nn.Module], requests: Callable[[], Requests]):
+        self._layers, self._requests = layers, requests
+
+    @contextmanager
+    def rows(self, input_ids: Tensor, positions: Tensor) -> Iterator[tuple[Tensor, Tensor, Alike | None]]:
+        """The ids and positions [U] to compute, while the layers see all rows [N], and which are alike."""
+        if (alike := find_alike(input_ids, self._requests())) is None:
+            yield input_ids, positions, None
+            return
+        with alike.spread_in(self._layers):
+            yield input_ids[alike.first], positions[alike.first], alike

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from minillm_ray.actors.shared_prefill import SharedPrefill, find_alike, rows_alike
+from torch import nn
+
+
+def tokens(*ids):
+    return np.array(ids, np.int32)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_rows_are_one_exactly_where_all_before_them_is_the_same(seed):
+    # Few words and many sequences, so that beginnings meet; some of each is computed already.
+    chance = np.random.default_rng(seed)
+    sequences = [
+        chance.integers(0, 2, chance.integers(1, 9)).astype(np.int32) for _ in range(chance.integers(1, 9))
+    ]
+    computed = np.array([chance.integers(0, len(sequence)) for sequence in sequences])
+    beginnings = [
+        tuple(sequence[: end + 1])
+        for sequence, start in zip(sequences, computed, strict=True)
+        for end in range(start, len(sequence))
+    ]
+    found = rows_alike(sequences, computed)
+    if found is None:
+        assert len(set(beginnings)) == len(beginnings)
+        return
+    first, owners = found
+    assert len(first) == len(set(beginnings)) < len(beginnings)
+    assert [beginnings[row] for row in first[owners]] == beginnings
+
+
+def test_rows_that_no_request_asked_for_are_left_alone():
+    # As when vLLM warms up: what the requests say is of another step.
+    asked = [tokens(1, 2, 3), tokens(1, 2, 4)], np.array([0, 0])
+    assert find_alike(torch.tensor([1, 2, 3, 1, 2, 4]), asked) is not None
+    assert find_alike(torch.tensor([1, 2, 3, 1, 2, 5]), asked) is None
+    assert find_alike(torch.tensor([1, 2, 3, 1, 2]), asked) is None
+    assert find_alike(torch.zeros(6, dtype=torch.long), ([], np.zeros(0, np.int64))) is None
+
+
+def test_requests_that_compute_one_token_each_are_not_looked_at():
+    asked = [tokens(1, 2), tokens(1, 2)], np.array([1, 1])
+    assert find_alike(torch.tensor([2, 2]), asked) is None
+
+
+class Counting(nn.Module):
+    """A layer that tells the rows it saw."""
+
+    def forward(self, query, *, key=None, shape=None):
+        self.saw = len(query), key if key is None else len(key), shape
+        return query * 2
+
+
+def test_the_layers_named_see_every_row_for_the_length_of_the_step_alone():
+    layer = Counting()
+    asked = [tokens(7, 8, 1), tokens(7, 8, 2)], np.array([0, 0])
+    ids, places = torch.tensor([7, 8, 1, 7, 8, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
+    with SharedPrefill([layer], lambda: asked).rows(ids, places) as (few, few_places, alike):
+        assert few.tolist() == [7, 8, 1, 2]
+        assert few_places.tolist() == [0, 1, 2, 2]
+        twice = layer(few.float(), key=few, shape=torch.Size((4, 9)))
+        assert layer.saw == (6, 6, (6, 9))
+        assert twice.tolist() == [14, 16, 2, 4]
+        assert alike is not None
+        assert few[alike.owners].tolist() == ids.tolist()
+    layer(few)
+    assert layer.saw == (4, None, None)
+
+
+def test_hooks_are_gone_after_a_step_that_failed():
+    layer = Counting()
+    asked = [tokens(1), tokens(1, 2)], np.array([0, 0])
+    prefill = SharedPrefill([layer], lambda: asked)
+    with pytest.raises(ZeroDivisionError), prefill.rows(torch.tensor([1, 1, 2]), torch.tensor([0, 0, 1])):
+        raise ZeroDivisionError
+    layer(torch.ones(2))
+    assert layer.saw == (2, None, None)
