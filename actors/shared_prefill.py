@@ -55,22 +55,28 @@ class Alike:
 
 
 def rows_alike(sequences: Sequence[Tokens], computed: Ints) -> tuple[Ints, Ints] | None:
-    """(first [U], owners [N]) of the rows behind `computed` tokens of each sequence; None if all differ."""
-    paths = pack(sequences, together=max(map(len, sequences), default=0)).slots
-    slots = np.concatenate([path[start:] for path, start in zip(paths, computed, strict=True)])
-    _, first, owners = np.unique(slots, return_index=True, return_inverse=True)
-    return None if len(first) == len(slots) else (first, owners)
+    """(first [U], owners [N]) of the rows behind `computed` tokens of each sequence; None if all differ.
+
+    A sequence with a single row is under way already, and on its own: most steps have dozens of those.
+    """
+    begin = [number for number, tokens in enumerate(sequences) if len(tokens) - computed[number] > 1]
+    if len(begin) < 2:
+        return None
+    slots = [np.full(1, -1 - number) for number in range(len(sequences))]
+    beginning = [sequences[number] for number in begin]
+    for number, path in zip(begin, pack(beginning, together=max(map(len, beginning))).slots, strict=True):
+        slots[number] = path[computed[number] :]
+    _, first, owners = np.unique(np.concatenate(slots), return_index=True, return_inverse=True)
+    return None if len(first) == len(owners) else (first, owners)
 
 
 def find_alike(input_ids: Tensor, requests: Requests) -> Alike | None:
     """What of a step's rows [N] is the same; None where nothing is, or no request asked for these rows."""
     sequences, computed = requests
-    if len(input_ids) == len(sequences):  # a token each, which nobody shares but by chance
+    if (found := rows_alike(sequences, computed)) is None:
         return None
     rows = [sequence[start:] for sequence, start in zip(sequences, computed, strict=True)]
-    if not rows or not np.array_equal(np.concatenate(rows), input_ids.cpu().numpy()):
-        return None
-    if (found := rows_alike(sequences, computed)) is None:
+    if not np.array_equal(np.concatenate(rows), input_ids.cpu().numpy()):
         return None
     first, owners = (torch.from_numpy(indices).to(input_ids.device) for indices in found)
     return Alike(first, owners)
