@@ -55,7 +55,6 @@ def main() -> None:
                 raw.setdefault(what, {})[name] = _of_cell(what, CELLS[name], args)
         print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         report = ratios(raw) | {
-            "rounds": args.rounds,
             "machine": fused_head.hardware() | {"at": time.strftime("%Y-%m-%d")},
             "raw": raw,
         }
@@ -66,8 +65,8 @@ def main() -> None:
 def _of_cell(what: str, cell: Cell, args: argparse.Namespace) -> Values:
     ground: Files = files(args.out)
     if what == "race":
-        return race(cell, ground, args.out, rounds=args.rounds, ranks=args.ranks, only=args.only)
-    return parts(cell, ground, rounds=args.rounds)
+        return race(cell, ground, args.out, ranks=args.ranks, only=args.only)
+    return parts(cell, ground)
 
 
 def ratios(raw: Values) -> Values:
@@ -148,7 +147,6 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("what", nargs="*", choices=[*WHAT, []], help="by default all")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="models, environments and runs")
-    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--ranks", type=int, default=1, help="learner ranks of ours; they share the cores")

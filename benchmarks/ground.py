@@ -27,9 +27,12 @@ class Cell:
     tokens: int
     sets: int
     """Rollout sets of one process; the first is not counted."""
+    rounds: int
+    """How often each contender has its turn. The machine is a tenth slower or faster for minutes at a time,
+    so that many short turns say more than a few long ones."""
 
 
-CELLS = {"small": Cell(16, 48, 6), "large": Cell(32, 128, 3)}
+CELLS = {"small": Cell(16, 48, sets=4, rounds=4), "large": Cell(32, 128, sets=3, rounds=2)}
 
 
 @dataclass(frozen=True, slots=True)

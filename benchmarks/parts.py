@@ -15,6 +15,7 @@ BARE = Path(__file__).parent / "bare"
 PROMPT_TOKENS = 43
 """Mean of the prompts' lengths with SmolLM2's chat template around them (38 to 52)."""
 
+ROUNDS = 2
 MORE_LOADS = 2
 """In each round, so that one of them finds its memory."""
 
@@ -28,7 +29,7 @@ def bare(script: str, *arguments: Any) -> Values:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def parts(cell: Cell, files: Files, *, rounds: int) -> dict[str, Values]:
+def parts(cell: Cell, files: Files) -> dict[str, Values]:
     """Medians of the bare loops at the size of a cell; of loads the quickest.
 
     A bare load takes 0.15 s or 0.4 by chance: glibc hands it memory that it has used before, or new pages.
@@ -44,7 +45,7 @@ def parts(cell: Cell, files: Files, *, rounds: int) -> dict[str, Values]:
     }
     found: dict[str, list[Values]] = {name: [] for name in calls}
     order = [*calls, *["load"] * MORE_LOADS]
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name in order:
             call = calls[name]
             found[name].append(bare(*call))

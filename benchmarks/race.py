@@ -34,11 +34,11 @@ Measured = tuple[list[float], dict[str, list[float]]]
 
 
 def race(
-    cell: Cell, files: Files, out: Path, *, rounds: int, ranks: int, only: Sequence[str] = CONTENDERS
+    cell: Cell, files: Files, out: Path, *, ranks: int, only: Sequence[str] = CONTENDERS
 ) -> dict[str, Values]:
-    """Each contender in a process of its own, in turn, `rounds` times; medians, and all that was measured."""
+    """Each contender in a process of its own, round after round; medians, and all that was measured."""
     runs: dict[str, list[Values]] = {name: [] for name in only}
-    for number in range(rounds):
+    for number in range(cell.rounds):
         for name in only:
             with MemoryWatch() as watch:
                 contender = _ours if name in OURS else _theirs
