@@ -16,6 +16,7 @@ PROMPT_TOKENS = 43
 """Mean of the prompts' lengths with SmolLM2's chat template around them (38 to 52)."""
 
 ROUNDS = 2
+"""Of the bare loops, each of which gives the median of its own."""
 MORE_LOADS = 2
 """In each round, so that one of them finds its memory."""
 
