@@ -137,7 +137,7 @@ class DeepSpeedEngine:
             # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same. Its
             # zeros for what had no gradient are made in `_clip_before_step`.
             self._engine.enable_backward_allreduce = False
-            _spare_zeros(self.student, head)
+            _add_rows_in_place(self.student)
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         """See TrainEngine."""
@@ -159,20 +159,18 @@ class DeepSpeedEngine:
         norm = self._engine.get_global_grad_norm() if self._engine.was_step_applied() else None
         return float("inf") if norm is None else float(norm)
 
-    def _clip_before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _clip_before_step(self, optimizer: Any, *_: Any) -> None:
         """At stage 0: clip, or leave the optimiser nothing to step with where the norm is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             if parameter.grad is None:  # so momentum and decay move it, as with many ranks
                 parameter.grad = torch.zeros_like(parameter)
-            elif parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.to_dense()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self._norm = norm.item()
         if not torch.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
-        elif self._clip and self._norm > self._clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+        # The fused step divides by it as it reads: a pass over all gradients less than to scale them before.
+        optimizer.grad_scale = norm / self._clip if self._clip and self._norm > self._clip else None
 
     def rate(self) -> float:
         """See TrainEngine."""
@@ -267,15 +265,33 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
     return student
 
 
-def _spare_zeros(student: PreTrainedModel, head: Head) -> None:
-    """Give a tied embedding's gradient as the rows that were read, not as a matrix that is zeros else.
+def _add_rows_in_place(student: PreTrainedModel) -> None:
+    """Add the embedding's gradient, a few rows, to what there is of the weight's where that lies.
 
-    The fused head's gradient of the same weight, which is whole, takes them on. A loss that leaves the head
-    out has the rows alone, until the optimiser's step.
+    Autograd would make a matrix of zeros around them, and of tied weights a third one of the sum with the
+    head's, which is there first.
     """
-    embedding: Any = student.get_input_embeddings()
-    if isinstance(embedding, torch.nn.Embedding) and embedding.weight is head.weight:
-        embedding.sparse = True
+    embedding = student.get_input_embeddings()
+    if type(embedding) is torch.nn.Embedding:
+        embedding.register_forward_hook(_cut_off)
+
+
+def _cut_off(embedding: torch.nn.Embedding, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+    if not output.requires_grad:
+        return None
+    weight, ids = embedding.weight, args[0].flatten()
+
+    def add_rows(slope: Tensor) -> None:
+        rows = slope.flatten(0, -2)
+        if embedding.padding_idx is not None:  # has no gradient, as with torch
+            rows = rows.masked_fill((ids == embedding.padding_idx)[:, None], 0)
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.index_add_(0, ids, rows)
+
+    rows = output.detach().requires_grad_()
+    rows.register_hook(add_rows)
+    return rows
 
 
 def _switch_dropout_off(config: PretrainedConfig) -> None:

@@ -75,7 +75,7 @@ def model_of(folder: Path) -> PreTrainedModel:
 
 
 def _passage(generator: np.random.Generator, name: str, prompt: int, answer: int) -> Passage:
-    ids = generator.integers(3, VOCABULARY, prompt + answer).astype(np.int32)
+    ids = generator.integers(0, VOCABULARY, prompt + answer).astype(np.int32)
     return Passage(prompt_id=name, prompt_ids=ids[:prompt], answer_ids=ids[prompt:])
 
 
