@@ -126,7 +126,7 @@ def check_manifest(manifest: WeightManifest, received: Sequence[Received], expec
     """Refuse damaged buckets, and tensors that are not exactly those expected. Raises ModelError."""
     version = manifest.version
     for number, (bucket, came) in enumerate(zip(manifest.buckets, received, strict=True)):
-        if not bucket.fits(came.arrays):
+        if bucket.views(came.arrays) is None:
             raise ModelError(
                 f"bucket {number} of weights {version} holds other arrays than its manifest says;"
                 " publish the weights again"
@@ -149,7 +149,7 @@ def check_manifest(manifest: WeightManifest, received: Sequence[Received], expec
 def tensors(manifest: WeightManifest, received: Sequence[Received]) -> Iterator[tuple[str, Tensor]]:
     """All tensors of an update, without a copy; they are for reading only."""
     for bucket, came in zip(manifest.buckets, received, strict=True):
-        for form, array in zip(bucket.tensors, came.arrays, strict=True):
+        for form, array in zip(bucket.tensors, bucket.views(came.arrays) or (), strict=True):
             yield form.name, tensor_of(array, form.dtype)
 
 

@@ -1,7 +1,7 @@
 """One published set of student weights: a manifest of buckets, and what a bucket holds.
 
-A bucket is a list of arrays, one object in Ray's object store; its reference travels in the manifest. The
-store keeps arrays apart and aligned by itself, so a tensor goes in by one copy, and out by none.
+A bucket is a list of arrays, one object in Ray's object store; its reference travels in the manifest. Tensors
+that lie back to back where they come from are one array, which goes in by one copy, and out by none.
 """
 
 from __future__ import annotations
@@ -21,21 +21,26 @@ STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 """How a named dtype lies in memory: numpy has no bfloat16, its bits travel as uint16."""
 
 Arrays = Sequence[npt.NDArray[Any]]
-"""What a bucket holds, in the order of its tensors."""
+"""What a bucket holds: its tensors' numbers in order, each array one whole tensor or several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorForm:
-    """What an array of a bucket stands for."""
+    """What a stretch of a bucket's arrays stands for."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
 
     @property
+    def size(self) -> int:
+        """Numbers in the tensor."""
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that the tensor fills."""
-        return math.prod(self.shape) * np.dtype(STORAGE[self.dtype]).itemsize
+        return self.size * np.dtype(STORAGE[self.dtype]).itemsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +58,18 @@ class WeightBucket:
         """Bytes of all tensors."""
         return sum(tensor.num_bytes for tensor in self.tensors)
 
-    def fits(self, arrays: Arrays) -> bool:
-        """Whether these are arrays of its tensors' shapes and types, whatever their numbers."""
-        forms = [(tensor.shape, np.dtype(STORAGE[tensor.dtype])) for tensor in self.tensors]
-        return forms == [(array.shape, array.dtype) for array in arrays]
+    def views(self, arrays: Arrays) -> list[npt.NDArray[Any]] | None:
+        """Each tensor in its shape, over the arrays' own memory; None if these cannot be its arrays."""
+        waiting, views = iter(arrays), []
+        left = np.empty(0)
+        for form in self.tensors:
+            if form.size and not left.size:
+                left = next(waiting, left).reshape(-1)
+            if form.size > left.size or (form.size and left.dtype != STORAGE[form.dtype]):
+                return None
+            views.append(left[: form.size].reshape(form.shape))
+            left = left[form.size :]
+        return None if left.size or any(array.size for array in waiting) else views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

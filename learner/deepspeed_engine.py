@@ -114,6 +114,8 @@ class DeepSpeedEngine:
         self.stage = zero_stage(learner)
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
+        if self.stage == 0:  # ZeRO lays them out by itself
+            _lay_together(self.student)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
         self.together = share(self.student)
@@ -263,6 +265,14 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     products.use_in(student)
     return student
+
+
+def _lay_together(student: PreTrainedModel) -> None:
+    """Let the parameters lie back to back, in order, so that they are published as few long arrays."""
+    parameters = [p for p in student.parameters() if p.dtype == torch.float32]
+    stretches = torch.empty(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])
+    for parameter, stretch in zip(parameters, stretches, strict=True):
+        parameter.data = stretch.view_as(parameter).copy_(parameter.data)
 
 
 def _add_rows_in_place(student: PreTrainedModel) -> None:

@@ -50,6 +50,29 @@ def plan_buckets(
     return [tuple(bucket) for bucket in buckets]
 
 
+def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors in one dimension, those that lie back to back as one.
+
+    The object store copies a long array in half the time that it takes for the same in short ones.
+    """
+    found: list[Tensor] = []
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        if found and _follows(flat, found[-1]):
+            found[-1] = found[-1].as_strided((len(found[-1]) + len(flat),), (1,))
+        else:
+            found.append(flat)
+    return found
+
+
+def _follows(flat: Tensor, before: Tensor) -> bool:
+    return (
+        flat.dtype == before.dtype
+        and flat.untyped_storage().data_ptr() == before.untyped_storage().data_ptr()
+        and flat.storage_offset() == before.storage_offset() + len(before)
+    )
+
+
 def publish(
     parameters: Parameters,
     version: WeightVersion,
@@ -64,8 +87,9 @@ def publish(
         with parameters.gathered([form.name for form in forms]) as whole:
             if put is None:
                 continue
-            arrays = [bits_of(whole[form.name].detach().to(getattr(torch, dtype))) for form in forms]
+            together = joined([whole[form.name] for form in forms])
+            arrays = [bits_of(tensor.to(getattr(torch, dtype))) for tensor in together]
             bucket = WeightBucket(ref=put(arrays), tensors=forms, checksum=checksum(arrays))
-            assert bucket.fits(arrays), forms
+            assert bucket.views(arrays) is not None, forms
             buckets.append(bucket)
     return WeightManifest(version=version, buckets=tuple(buckets)) if put else None

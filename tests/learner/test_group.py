@@ -59,9 +59,10 @@ def arrays_of(manifest: WeightManifest) -> dict[str, np.ndarray]:
     found = {}
     for bucket in manifest.buckets:
         arrays: Any = ray.get(bucket.ref)
-        assert bucket.fits(arrays)
         assert checksum(arrays) == bucket.checksum
-        found |= {form.name: array for form, array in zip(bucket.tensors, arrays, strict=True)}
+        views = bucket.views(arrays)
+        assert views is not None
+        found |= {form.name: view for form, view in zip(bucket.tensors, views, strict=True)}
     return found
 
 

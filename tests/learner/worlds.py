@@ -189,7 +189,7 @@ def step_on_the_body_alone(
 def published(
     rank: int, world: int, device: torch.device, config: RunConfig, scene: Scene, dtype: str
 ) -> tuple[list[tuple[int, dict[str, np.ndarray]]] | None, dict[str, np.ndarray]]:
-    """(bytes, tensors) of each bucket after a step, from rank 0; and the weights."""
+    """(arrays, tensors) of each bucket after a step, from rank 0; and the weights."""
     learner = Learner(rank, world, device, config, scene)
     learner.step(*learner.all_items())
     manifest = publish(
@@ -202,7 +202,7 @@ def published(
     buckets = None
     if manifest is not None:
         buckets = [
-            (b.num_bytes, {form.name: array for form, array in zip(b.tensors, b.ref, strict=True)})
+            (len(b.ref), {f.name: view for f, view in zip(b.tensors, b.views(b.ref) or (), strict=True)})
             for b in manifest.buckets
         ]
     return buckets, learner.weights()
