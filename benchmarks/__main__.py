@@ -23,8 +23,8 @@ from .quality.summary import RESULTS as QUALITY
 from .race import CONTENDERS, race
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
-HEAD, BODY = 49152 * 576, 10 * 3_540_096
-"""Weights of the student's (and the teacher's) output layer, and of the student's ten layers."""
+HEAD, BODY, TEACHER_BODY = 49152 * 576, 10 * 3_540_096, 30 * 3_540_096
+"""Weights of the student's (and the teacher's) output layer, of the student's layers, of the teacher's."""
 WHAT = ("race", "parts", "head", "padding", "start", "quality")
 COSTS = ("mixing_cost", "iteration_vs_sum_of_parts", "weight_update_vs_load", "weight_update_share")
 """Ratios that are worse where they are larger."""
@@ -105,6 +105,8 @@ def _by_cell(raw: Values) -> dict[str, dict[str, float]]:
         if "ours_minillm" in runs:
             both = alone["sample_student"]["seconds"] + alone["sample_teacher"]["seconds"]
             found.setdefault("mixing_cost", {})[cell] = runs["ours_minillm"]["parts"]["rollout/set_s"] / both
+        for key, value in _of_peak(alone["peak"]["gflops"], runs, CELLS[cell]).items():
+            found.setdefault(key, {})[cell] = value
     return found
 
 
@@ -112,9 +114,6 @@ def _against_bare(alone: Values, run: Values, cell: Cell) -> Values:
     ours, step_s = run["parts"], run["parts"]["learner/step_s"]
     moving = ours["weights/publish_s"] + ours["weights/load_s"]
     bare_sum = sum(alone[name]["seconds"] for name in ("sample_student", "score", "step", "load"))
-    # A product with a weight is two operations forward and four backward; the teacher's head only reads.
-    body = 6 * BODY * slots_of(cell)
-    operations = body + (6 + 2) * HEAD * cell.answers * cell.tokens
     return {
         "rollout_vs_bare": alone["sample_student"]["seconds"] / ours["rollout/set_s"],
         "scoring_vs_bare": alone["score"]["seconds"] / ours["teacher/set_s"],
@@ -122,8 +121,27 @@ def _against_bare(alone: Values, run: Values, cell: Cell) -> Values:
         "iteration_vs_sum_of_parts": run["seconds"] / bare_sum,
         "weight_update_vs_load": moving / alone["load"]["seconds"],
         "weight_update_share": moving / run["seconds"],
-        "learner_peak_share": 1e-9 * operations / step_s / alone["peak"]["gflops"],
     }
+
+
+def _of_peak(gflops: float, runs: Values, cell: Cell) -> Values:
+    """What the products with weights in each part take of the machine's rate for one square product."""
+    slots, drawn = slots_of(cell, together=cell.answers), cell.answers * cell.tokens
+    # A product with a weight is two operations forward and four backward.
+    student, teacher = 2 * (BODY * slots + HEAD * drawn), 2 * (TEACHER_BODY * slots + HEAD * drawn)
+    step = 6 * (BODY * slots_of(cell) + HEAD * drawn) + 2 * HEAD * drawn  # the teacher's head is read in it
+    found: Values = {}
+    if "ours_logprobs" in runs:
+        run = runs["ours_logprobs"]
+        found |= {
+            "rollout_peak_share": student / run["parts"]["rollout/set_s"],
+            "scoring_peak_share": teacher / run["parts"]["teacher/set_s"],
+            "learner_peak_share": step / run["parts"]["learner/step_s"],
+            "iteration_peak_share": (student + teacher + step) / run["seconds"],
+        }
+    if "ours_minillm" in runs:
+        found["mixing_peak_share"] = (student + teacher) / runs["ours_minillm"]["parts"]["rollout/set_s"]
+    return {key: 1e-9 * per_second / gflops for key, per_second in found.items()}
 
 
 def start(rounds: int = 9) -> Values:

@@ -19,10 +19,13 @@ def padding() -> Values:
     return {f"{ranks}_ranks": _of_ranks(ranks) for ranks in (1, 2, 4)}
 
 
-def slots_of(cell: Cell) -> int:
-    """Token slots of one optimiser step in the race, as the learner lays its micro-batches out."""
-    run = _passages(np.full(MICRO_BATCH, cell.tokens), np.random.default_rng(0))
-    return pack(run, together=ANY_LENGTH).ids.size * cell.answers // MICRO_BATCH
+def slots_of(cell: Cell, together: int = MICRO_BATCH) -> int:
+    """Token slots of a set in the race where so many answers share their prompts' beginning.
+
+    The learner's micro-batch do, and for the teacher and the engine all answers of the set.
+    """
+    run = _passages(np.full(together, cell.tokens), np.random.default_rng(0))
+    return pack(run, together=ANY_LENGTH).ids.size * cell.answers // together
 
 
 def _passages(lengths: Ints, draw: np.random.Generator) -> list[Tokens]:

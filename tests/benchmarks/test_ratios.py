@@ -46,7 +46,22 @@ def test_parts_are_held_against_the_bare_loops_that_ran_beside_them() -> None:
     assert found["iteration_vs_sum_of_parts"] == pytest.approx(12 / 8.8)
     assert found["weight_update_vs_load"] == pytest.approx(2.0)
     assert found["weight_update_share"] == pytest.approx(0.4 / 12)
-    assert 0 < found["learner_peak_share"] < 1
+
+
+def test_a_part_s_share_of_the_peak_is_its_products_with_weights_over_its_seconds() -> None:
+    mixed = run(1.0, **{"rollout/set_s": 6.0})
+    raw = {"race": {"small": {"ours_logprobs": run(1.0), "ours_minillm": mixed}}, "parts": {"small": ALONE}}
+    found = ratios(raw)
+    # 16 answers of 48 tokens to 43: the template's 24 once (for a micro-batch of 8 in a step), 66 of each.
+    layer, head, drawn, slots = 3_540_096, 49152 * 576, 16 * 48, 24 + 16 * 66
+    student, teacher = 2 * (10 * layer * slots + head * drawn), 2 * (30 * layer * slots + head * drawn)
+    step = 6 * 10 * layer * (slots + 24) + 8 * head * drawn
+    peak = 200e9
+    assert found["rollout_peak_share"] == pytest.approx(student / 2 / peak)
+    assert found["scoring_peak_share"] == pytest.approx(teacher / 3 / peak)
+    assert found["learner_peak_share"] == pytest.approx(step / 5 / peak)
+    assert found["mixing_peak_share"] == pytest.approx((student + teacher) / 6 / peak)
+    assert found["iteration_peak_share"] == pytest.approx((student + teacher + step) / 12 / peak)
 
 
 def test_what_was_not_measured_has_no_ratio() -> None:
