@@ -20,9 +20,9 @@ def padding() -> Values:
 
 
 def slots_of(cell: Cell, together: int = MICRO_BATCH) -> int:
-    """Token slots of a set in the race where so many answers share their prompts' beginning.
+    """Token slots of a set in the race where so many answers at a time share their prompts' beginning.
 
-    The learner's micro-batch do, and for the teacher and the engine all answers of the set.
+    In the learner those of a micro-batch do, in teacher and engine all of the set.
     """
     run = _passages(np.full(together, cell.tokens), np.random.default_rng(0))
     return pack(run, together=ANY_LENGTH).ids.size * cell.answers // together
