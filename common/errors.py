@@ -7,6 +7,7 @@
       ClusterError     Ray or its machines cannot hold this run       (also a RuntimeError)
       NonFiniteLoss    training met a loss that is no number          (also an ArithmeticError)
       PartLost         an actor or rank died                          (also a RuntimeError)
+      IncompatibleLibrary  a library lacks what is used of it         (also a RuntimeError)
 
 Each says what was found, where, and a way out. They survive pickling, since they cross processes.
 """
@@ -53,3 +54,7 @@ class NonFiniteLoss(MinillmError, ArithmeticError):
 
 class PartLost(MinillmError, RuntimeError):
     """An actor or a learner rank is gone; the message names it."""
+
+
+class IncompatibleLibrary(MinillmError, RuntimeError):
+    """An installed library lacks internals that are used of it; the message names them and a way out."""

@@ -1,0 +1,69 @@
+"""All of transformers that its documentation does not promise, under names of our own.
+
+It is imported only when something is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import compat
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+LIBRARY = "transformers"
+
+_CONFIG = "transformers.configuration_utils.PreTrainedConfig"
+_CAUSAL_LMS = "transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING"
+_ATTENTION = "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS"
+_MASKS = "transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS"
+
+REQUIRED: tuple[str, ...] = (
+    f"{_CONFIG}._attn_implementation",
+    _CAUSAL_LMS,
+    _ATTENTION,
+    f"{_ATTENTION}.register",
+    _MASKS,
+    f"{_MASKS}.register",
+)
+OPTIONAL: tuple[str, ...] = ("transformers.models.llama.modeling_llama.eager_attention_forward",)
+"""What most families have beside their classes (here one of them). Without it, no rows are shared."""
+
+
+def attention_kind(config: PretrainedConfig) -> str | None:
+    """The name of the attention that models of this config compute with."""
+    return compat.member(LIBRARY, config, f"{_CONFIG}._attn_implementation")
+
+
+def set_attention_kind(config: PretrainedConfig, name: str | None) -> None:
+    """Compute with the attention of this name from now on."""
+    compat.member(LIBRARY, config, f"{_CONFIG}._attn_implementation")
+    config._attn_implementation = name
+
+
+def register_attention(name: str, function: Callable[..., Any], masked_like: str) -> None:
+    """Enter a function as attention of this name, with masks as those of another kind."""
+    masks = compat.resolve(LIBRARY, _MASKS)
+    compat.resolve(LIBRARY, _ATTENTION).register(name, function)
+    masks.register(name, masks[masked_like])
+
+
+def own_attention(name: str, module: nn.Module) -> Callable[..., Any]:
+    """The function of this name for a layer; eager ones are not registered but lie beside the layer's class.
+
+    Raises AttributeError for an eager one that a family does not have.
+    """
+    if name == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward
+    return compat.resolve(LIBRARY, _ATTENTION)[name]
+
+
+def causal_lm_classes(config: PretrainedConfig) -> set[str]:
+    """Names of the classes that AutoModelForCausalLM opens a config of this type with; may be none."""
+    found = compat.resolve(LIBRARY, _CAUSAL_LMS).get(type(config), None)
+    classes = found if isinstance(found, tuple) else (found,)
+    return {one.__name__ for one in classes if one is not None}
