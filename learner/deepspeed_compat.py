@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..common import compat
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 LIBRARY = "deepspeed"
 
@@ -70,7 +70,7 @@ def take_over_weights(engine: Any) -> None:
     engine.optimizer.refresh_fp32_params()
 
 
-def share_parameter(module: nn.Module, parameter: nn.Parameter) -> None:
+def share_parameter(module: nn.Module, parameter: Tensor) -> None:
     """At stage 3: gather a parameter for a module that uses it but does not own it."""
     compat.resolve(LIBRARY, "deepspeed.zero.register_external_parameter")(module, parameter)
 

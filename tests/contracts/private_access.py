@@ -86,6 +86,9 @@ def _uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from ((node.lineno, name) for name in names if _internal_module(name))
+        elif isinstance(node, ast.ImportFrom):
+            ends = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            yield from ((node.lineno, "common.compat") for end in ends if end == "compat")
         elif isinstance(node, ast.Attribute) and _internal_attribute(node):
             yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

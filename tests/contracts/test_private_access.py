@@ -40,6 +40,8 @@ def test_no_shipped_file_but_the_compat_modules_uses_what_another_library_keeps_
         ("engine.was_step_applied()", "engine.was_step_applied"),
         ("found = hasattr(layer, 'cpu_linear')", "hasattr(layer, 'cpu_linear')"),
         ("self.engine._optimizer.step()", "self.engine._optimizer"),
+        ("from ..common import compat", "common.compat"),
+        ("from ..common.compat import resolve", "common.compat"),
     ],
 )
 def test_a_use_of_internals_is_caught(line: str, what: str):
