@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minillm_ray.common.config.objective import DivergenceName, ObjectiveConfig
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.heads import Head, final_hidden, read_head
-from minillm_ray.learner import fused_loss
+from minillm_ray.learner import fused_loss as fused_loss_module
 from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
 from minillm_ray.learner.fused_loss import even_size, fused_loss
 from torch import Tensor
@@ -217,7 +217,7 @@ def test_how_many_rows_are_walked_at_once_changes_nothing(
 ):
     problem = Problem(dtype=torch.float64, **KINDS_OF_HEAD[kind])
     expected = problem.fused(divergence, overlap=True)
-    monkeypatch.setattr(fused_head, "PART_LOGITS", (3 * 290,) * 2)  # of the 8 rows of a chunk
+    monkeypatch.setattr(fused_loss_module, "PART_LOGITS", (3 * 290,) * 2)  # of the 8 rows of a chunk
     found = problem.fused(divergence, overlap=True)
     assert off(found.loss, expected.loss) < 1e-13
     for name, values in expected.figures.items():

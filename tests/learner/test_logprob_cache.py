@@ -99,7 +99,7 @@ OBJECTIVES = {
 def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
     scene: Scene, objective: ObjectiveConfig, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_head, "PART_LOGITS", (rows_at_once * VOCABULARY,) * 2)
+    monkeypatch.setattr(fused_loss, "PART_LOGITS", (rows_at_once * VOCABULARY,) * 2)
     count = len(scene.samples)
     kept, plain = Lesson(scene, objective, count * MAX_NEW_TOKENS), Lesson(scene, objective, 0)
     orders = [list(range(count)), list(range(count))[::-1], list(range(count))[1::2]]
