@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..common import divergence
-from ..common.config.run import ModelConfig, ScoringConfig
+from ..common.config.run import ModelConfig, TeacherServerConfig
 from ..common.heads import check_head, read_head
 from ..common.packed_attention import share
 from ..common.types import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
@@ -82,7 +82,7 @@ class Measurer:
 
     @classmethod
     def load(
-        cls, model: ModelConfig, teacher: ModelConfig | None, settings: ScoringConfig, vocabulary: int
+        cls, model: ModelConfig, teacher: ModelConfig | None, settings: TeacherServerConfig, vocabulary: int
     ) -> Measurer:
         """Read both from folders or the hub, onto the GPU if this process has been given one."""
 

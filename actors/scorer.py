@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common import onednn_linear
 from ..common.arrays import array_of, tensor_of
 from ..common.config.base import Precision
-from ..common.config.run import ScoringConfig
+from ..common.config.run import TeacherServerConfig
 from ..common.divergence import drawn_logprobs
 from ..common.errors import DataError, ModelError
 from ..common.heads import check_head, read_head
@@ -54,7 +54,7 @@ class Scorer:
         *,
         vocabulary: int,
         batch_tokens: int = 2048,
-        hidden_precision: Precision = "float32",
+        hidden_dtype: Precision = "float32",
     ):
         """Takes a loaded model. Raises ModelError for an output layer that common.heads does not know."""
         self._model = model.eval()
@@ -62,18 +62,18 @@ class Scorer:
         check_head(model, self._head)
         self._together = share(model)
         self._batch_tokens = batch_tokens
-        self._hidden_precision: Precision = hidden_precision
+        self._hidden_precision: Precision = hidden_dtype
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
-    def load(cls, path: str, revision: str | None, settings: ScoringConfig, vocabulary: int) -> Scorer:
+    def load(cls, path: str, revision: str | None, settings: TeacherServerConfig, vocabulary: int) -> Scorer:
         """Read the teacher from a folder or the hub, onto the GPU if this process has been given one."""
         model = load_model(path, revision, settings.precision, "teacher")
         return cls(
             model,
             vocabulary=vocabulary,
             batch_tokens=settings.batch_tokens,
-            hidden_precision=settings.hidden_precision,
+            hidden_dtype=settings.hidden_dtype,
         )
 
     @torch.inference_mode()

@@ -280,7 +280,7 @@ def _start(
         if "cache" not in str(error):
             raise
         raise ConfigError(
-            f"rollout.cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"
+            f"rollout.kv_cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"
             f" (or more than this machine has); vLLM says: {error}"
         ) from error
 

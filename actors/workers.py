@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from ..common.config.run import EngineConfig, ModelConfig, ScoringConfig
+from ..common.config.run import EngineConfig, ModelConfig, TeacherServerConfig
 from ..common.process import collector_paused
 from ..common.types import BatchSummary, Ids, Passage, Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from ..common.weights import WeightManifest
@@ -154,7 +154,7 @@ class MeasurerActor:
         name: str,
         model: ModelConfig,
         teacher: ModelConfig | None,
-        settings: ScoringConfig,
+        settings: TeacherServerConfig,
         vocabulary: int,
         threads: int | None = None,
     ):
@@ -227,7 +227,7 @@ class TeacherActor:
         self,
         name: str,
         teacher: ModelConfig,
-        settings: ScoringConfig,
+        settings: TeacherServerConfig,
         vocabulary: int,
         threads: int | None = None,
     ):

@@ -1,7 +1,7 @@
 """Running from Python what the command line runs.
 
 from minillm_ray.deploy.api import load_run, train
-result = train(load_run("run.yaml", ["learner.steps=100"]))
+result = train(load_run("run.yaml", ["learner.max_steps=100"]))
 print(result.after.reverse_kl())
 """
 
@@ -48,7 +48,7 @@ def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "st
 
 def train(config: RunConfig, console: Console | None = None) -> Result:
     """Run `config` from the start. Raises MinillmError before machines are reserved where possible."""
-    folder = RunFolder(config.out)
+    folder = RunFolder(config.output_dir)
     folder.refuse_to_overwrite()
     return _run(config, folder, None, console or Console())
 
@@ -58,15 +58,15 @@ def resume(path: Path | str, console: Console | None = None) -> Result:
     folder = RunFolder(Path(path))
     if not folder.config.exists():
         raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml; name one that has")
-    return go_on(load_run(folder.config).model_copy(update={"out": folder.path.resolve()}), console)
+    return go_on(load_run(folder.config).model_copy(update={"output_dir": folder.path.resolve()}), console)
 
 
 def go_on(config: RunConfig, console: Console | None = None) -> Result:
-    """Go on with the run in config.out by these settings, or begin it anew where it has no checkpoint."""
-    folder = RunFolder(config.out)
+    """Go on with the run in config.output_dir by these settings, or begin it anew where it has no checkpoint."""
+    folder = RunFolder(config.output_dir)
     console, state = console or Console(), folder.newest_state()
     if state is None:
-        console.print(f"{folder.path} has no checkpoint yet (checkpoint_every): the run starts anew")
+        console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
     forget_after(folder.path, state.step if state else -1)
     return _run(config, folder, state, console)
 

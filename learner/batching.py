@@ -106,7 +106,7 @@ def pad_answers(
         if not isinstance(sample, Scored) or not isinstance(sample.passage, Rollout):
             raise DataError(
                 f"{name_of(sample)}: objective.kind = minillm learns from sampled answers that a"
-                " teacher has scored; this one is not; use kind = lm for given answers"
+                " teacher has scored; this one is not; use kind = sft for given answers"
             )
         given = sample.plain_teacher_logprobs if reward_temperature == "one" else sample.teacher_logprobs
         if given is None:

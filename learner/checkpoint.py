@@ -86,7 +86,7 @@ def restore(engine: Saves, folder: Path, *, rank: int, world: int) -> int:
         raise DataError(f"{folder} is no finished checkpoint (it has no {MARKER}); name another one")
     marker = json.loads((folder / MARKER).read_text())
     for key, setting, mine in (
-        ("ranks", "learner.ranks", world),
+        ("ranks", "learner.world_size", world),
         ("zero_stage", "learner.zero_stage", engine.stage),
     ):
         if marker[key] != mine:

@@ -125,7 +125,7 @@ class DeepSpeedEngine:
             if head.bias is not None:
                 self._zero.register_external_parameter(module, head.bias)
         self._optimizer = _optimizer(self.student, learner.optimizer)
-        self._norm, self._clip = 0.0, learner.optimizer.clip_norm
+        self._norm, self._clip = 0.0, learner.max_grad_norm
         if self.stage == 0:
             self._optimizer.register_step_pre_hook(self._clip_before_step)
         self._engine: Any = deepspeed.initialize(
@@ -237,7 +237,7 @@ def zero_stage(learner: LearnerConfig) -> int:
             source="learner",
         )
     # Without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 does it in float32.
-    return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
+    return max(1, learner.zero_stage) if learner.dtype == "bfloat16" else learner.zero_stage
 
 
 def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
@@ -253,7 +253,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
             model.path,
             revision=model.revision,
             config=config,
-            dtype=getattr(torch, learner.precision),
+            dtype=getattr(torch, learner.dtype),
             use_safetensors=True,
         )
     except OSError as missing:
@@ -326,7 +326,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, learner: LearnerConfig) -> Any:
         SCHEDULES[settings.schedule],
         optimizer,
         num_warmup_steps=settings.warmup_steps,
-        num_training_steps=learner.steps,
+        num_training_steps=learner.max_steps,
         scheduler_specific_kwargs={"min_lr": settings.min_lr} if settings.schedule == "cosine" else {},
     )
 
@@ -351,13 +351,13 @@ def _settings(learner: LearnerConfig, stage: int, num_parameters: int) -> dict[s
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": learner.optimizer.clip_norm if stage else 0.0,
+        "gradient_clipping": learner.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-    if learner.precision == "bfloat16":
+    if learner.dtype == "bfloat16":
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings

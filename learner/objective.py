@@ -227,7 +227,7 @@ def _policy_surrogate(
         else:
             fixed = (constants.student_logprobs - constants.behaviour_logprobs).exp()
     fixed = fixed * _capped(fixed * moving.detach(), settings)
-    low, high = 1.0 - settings.clip_range, 1.0 + settings.clip_range
+    low, high = 1.0 - settings.epsilon, 1.0 + settings.epsilon
     if settings.clip == "ppo":
         loss = torch.maximum(-advantage * moving, -advantage * moving.clamp(low, high))
         clipped = ((advantage > 0) & (moving > high)) | ((advantage < 0) & (moving < low))
@@ -245,7 +245,7 @@ def answer_loss(
 
     `constants`, packed to [N], for `minillm` only; `weights` [N] of the divergences, for `kd` by atkd only.
     """
-    if settings.kind == "lm":
+    if settings.kind == "sft":
         return lambda divergence, logprob, tokens: (-logprob, {})
     if settings.kind == "kd":
         share = settings.lm_share

@@ -140,7 +140,7 @@ class Rank:
             version,
             put if self._rank == 0 else None,
             bucket_bytes=self._config.learner.bucket_mib * MIB,
-            dtype=self._config.rollout.precision,
+            dtype=self._config.rollout.dtype,
         )
 
     def save(self, folder: str, step: int) -> None:

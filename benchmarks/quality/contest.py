@@ -37,14 +37,14 @@ OWN: dict[str, Values] = {
     "ours_minillm": {
         "every": 16,
         "objective": {"kind": "minillm", "preset": "reference"},
-        "rollout": {"teacher_mix": 0.2, "answers": 1024},
-        "learner": {"inner_epochs": 4},
+        "rollout": {"teacher_mix": 0.2, "rollout_batch_size": 1024},
+        "learner": {"num_iterations": 4},
     },
     "ours_fresh": {
         "every": 16,
         "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
-        "rollout": {"teacher_mix": 0.0, "answers": BATCH_SIZE},
-        "learner": {"inner_epochs": 1},
+        "rollout": {"teacher_mix": 0.0, "rollout_batch_size": BATCH_SIZE},
+        "learner": {"num_iterations": 1},
     },
     "distillation": {"every": 16, "micro_batch": 128},  # the fastest of 32, 64, 128 and 256
 }
@@ -102,13 +102,13 @@ def settings(entry: Entry, start: Start, out: Path) -> Values:
         "rollout": {
             **own["rollout"],
             "max_new_tokens": MAX_NEW_TOKENS,
-            "max_sequences": BATCH_SIZE,
+            "max_num_seqs": BATCH_SIZE,
             "chunk": BATCH_SIZE,
-            "cache_gib": 0.25,
+            "kv_cache_gib": 0.25,
         },
         "learner": {**LEARNER, **own["learner"], "optimizer": optimizer},
         "cluster": {"dashboard": False, "threads": THREADS},
-        "checkpoint_every": 10 * STEPS,
+        "save_steps": 10 * STEPS,
         "seed": entry.seed,
         "out": str(out),
     }

@@ -24,7 +24,7 @@ from .errors import Keys, dotted, explain
 
 PATHS = (
     *("student.path", "teacher.path", "text.path"),
-    *("data.train.path", "data.validation.path", "data.heldout.path"),
+    *("data.train.path", "data.validation.path", "data.test.path"),
 )
 """Settings that may name a file or folder."""
 CONFIG_FILE = "config.yaml"
@@ -108,7 +108,7 @@ def _parse(overrides: Sequence[str], faults: list[str]) -> DictConfig:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            faults.append(f"{override} is no setting; write key.sub=value, such as learner.steps=100")
+            faults.append(f"{override} is no setting; write key.sub=value, such as learner.max_steps=100")
             continue
         try:
             OmegaConf.update(tree, key.strip(), _value(text), force_add=True)
@@ -168,7 +168,7 @@ def validated_as(kind: type[Kind], values: Values, faults: list[str]) -> Kind | 
         faults += [fault for fault in rest.faults() if not any(key in fault for key in told)]
         return None
     faults += config.faults()
-    return config.model_copy(update={"out": config.out.expanduser().resolve()})
+    return config.model_copy(update={"output_dir": config.output_dir.expanduser().resolve()})
 
 
 def _fill(values: Values, keys: Keys) -> None:

@@ -9,7 +9,7 @@ from .loader import Change, Values, beneath
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
 DEFAULTS: dict[str, Any] = {
-    "objective": {"kind": "lm"},
+    "objective": {"kind": "sft"},
     "validation": {"metric": "loss"},
     "learner": {"optimizer": {"lr": 5e-5, "schedule": "cosine", "weight_decay": 1e-2}},
 }
@@ -29,10 +29,10 @@ def as_sft(model: Tuned = "student") -> Change:
                 tuned |= {"student": tuned["teacher"], "teacher": None}
         objective = tuned["objective"]
         kind = objective.get("kind") if isinstance(objective, dict) else "lm"
-        if kind != "lm":
+        if kind != "sft":
             faults.append(
                 f"objective.kind = {kind}, and fine-tuning learns from given answers alone; set"
-                " objective.kind=lm, or use `minillm train`"
+                " objective.kind=sft, or use `minillm train`"
             )
         return tuned
 
@@ -55,8 +55,8 @@ def as_generation(by: Author = "teacher") -> Change:
         samples = samples if isinstance(samples, int) else 1  # what it is instead is told where it stands
         forced = {
             "objective": {"kind": "minillm", "sampled_share": None},
-            "rollout": {"answers": samples, "teacher_mix": 0},
-            "learner": {"batch_size": samples, "micro_batch": 1, "ranks": 1},
+            "rollout": {"rollout_batch_size": samples, "teacher_mix": 0},
+            "learner": {"batch_size": samples, "micro_batch_size": 1, "world_size": 1},
         }
         data = values.get("data")
         if isinstance(data, dict):

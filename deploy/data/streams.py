@@ -24,7 +24,7 @@ class Feed:
     """All data of a run, loaded. Raises DataError for what cannot be used."""
 
     def __init__(self, config: RunConfig):
-        self._piece, self._samples = config.rollout.chunk, config.rollout.samples
+        self._piece, self._samples = config.rollout.chunk, config.rollout.num_generations
         self.dropped: list[Dropped] = []
         self.validation: Sequence[Prompt] = ()
         self.heldout: Sequence[Prompt] = ()
@@ -44,14 +44,14 @@ class Feed:
         elif config.given_answers:
             kept = self._kept(load_passages(config, "train"))
             self._answers = PromptStream(kept, seed=seed + bool(self._prompts), shuffle=shuffle)
-        if config.text is not None and config.objective.kind != "lm":  # fine-tuning has no term for it
+        if config.text is not None and config.objective.kind != "sft":  # fine-tuning has no term for it
             self._text = PromptStream(load_blocks(config), seed=seed)
         if config.data.validation is not None:
             if config.validation.metric == "loss":
                 self.validation_answers = self._kept(load_passages(config, "validation"))
             else:
                 self.validation = self._kept(load_prompts(config, "validation"))
-        if config.data.heldout is not None:
+        if config.data.test is not None:
             self.heldout = self._kept(load_prompts(config, "heldout"))
 
     def take_prompts(self, count: int) -> list[Prompt]:

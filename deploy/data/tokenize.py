@@ -61,7 +61,7 @@ class _Record:
 def load_prompts(
     config: RunConfig, name: Name, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Kept[Prompt]:
-    """The prompts of data.train, data.validation or data.heldout.
+    """The prompts of data.train, data.validation or data.test.
 
     Raises DataError for data that is missing, empty, lacks a column or has nothing short enough.
     """

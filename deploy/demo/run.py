@@ -58,11 +58,11 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
     out.mkdir(parents=True)
     (out / MARKER).write_text("made by `minillm demo`, which may replace this folder\n", encoding="utf-8")
     with as_file(files(data)) as here, _ray(keep, console):
-        base = load_run(here / "minillm.yaml").model_copy(update={"out": out.resolve()})
-        control = load_run(here / "control.yaml", [f"learner.steps={base.learner.steps}"]).model_copy(
-            update={"out": out.resolve() / "control"}
+        base = load_run(here / "minillm.yaml").model_copy(update={"output_dir": out.resolve()})
+        control = load_run(here / "control.yaml", [f"learner.max_steps={base.learner.max_steps}"]).model_copy(
+            update={"output_dir": out.resolve() / "control"}
         )
-        console.print(WHAT.format(out=out, steps=base.learner.steps))
+        console.print(WHAT.format(out=out, steps=base.learner.max_steps))
         console.rule("MiniLLM")
         ours = train(base, console)
         console.rule("control: further fine-tuning")

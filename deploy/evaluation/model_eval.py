@@ -104,7 +104,7 @@ class Examination:
         by_seed: dict[int, list[Chunk]] = {}
         for number, seed in enumerate(self._config.seed_numbers):
             self._phase("answering")
-            tell = self._counting(count * self._config.seeds, count * number)
+            tell = self._counting(count * self._config.num_seeds, count * number)
             by_seed[seed] = self._players.roll(task.prompts, self._spec(seed), tell)
             graded = self._players.grade(
                 by_seed[seed],
@@ -142,7 +142,7 @@ class Examination:
         key = self._task.name, zlib.crc32(seen), self._vocabulary
         if key not in self._shared.chunks:
             self._phase("the teacher answers")
-            tell = self._counting(len(self._task.prompts) * self._config.seeds)
+            tell = self._counting(len(self._task.prompts) * self._config.num_seeds)
             self._shared.chunks[key] = [
                 chunk
                 for seed in self._config.seed_numbers

@@ -114,7 +114,7 @@ def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
     console = console or Console()
     if faults := config.faults():
         raise ConfigError(*faults, source="this evaluation")
-    folder = EvalFolder(config.out)
+    folder = EvalFolder(config.output_dir)
     with Progress(console) as progress:
         progress.phase("looking at models and data")
         candidates = look(config)
@@ -172,7 +172,7 @@ def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
         try:
             task = load_task(config, data, data_name, model, tokenizer, _least(facts, teacher))
         except DataError as fault:
-            told = str(fault).replace("data.heldout", f"data[{data_name}]")
+            told = str(fault).replace("data.test", f"data[{data_name}]")
             raise DataError(_in_our_words(told)) from fault
         tasks.append(task)
     _refuse_impossible(config, tasks)

@@ -57,7 +57,7 @@ def is_chain(file: Path | str) -> bool:
 
 
 def load_chain(file: Path | str, overrides: Sequence[str] = ()) -> Chain:
-    """Read a chain; overrides say `phases.sft.learner.steps=100`, `base.seed=3` or `out=...`.
+    """Read a chain; overrides say `phases.sft.learner.max_steps=100`, `base.seed=3` or `out=...`.
 
     Raises ConfigError with every fault of every phase.
     """
@@ -67,8 +67,8 @@ def load_chain(file: Path | str, overrides: Sequence[str] = ()) -> Chain:
     if not isinstance(given, str):
         raise ConfigError(*faults, "out is missing; set out=..., the folder of all phases", source=source)
     out = Path(given).expanduser().resolve()
-    # Read again, so that ${out} is a path that holds wherever one stands.
-    tree = read_settings(file, [*overrides, f"out={json.dumps(str(out))}"], source, [])
+    # Read again, so that ${output_dir} is a path that holds wherever one stands.
+    tree = read_settings(file, [*overrides, f"output_dir={json.dumps(str(out))}"], source, [])
     faults += _tree_faults(tree)
     if faults:
         raise ConfigError(*faults, source=source)

@@ -52,7 +52,7 @@ MATTERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What is asked for: answers by config.student, into config.out."""
+    """What is asked for: answers by config.student, into config.output_dir."""
 
     config: RunConfig
     by: Author
@@ -87,7 +87,7 @@ def load_generation(
     path: Path | str, overrides: Sequence[str], *, out: Path, by: Author = "teacher", keep_cut: bool = False
 ) -> Generation:
     """Read a run file as one that has `by` answer data.train. Raises ConfigError as `load_run` does."""
-    config = load_run(path, [*overrides, f"out={out}"], as_generation(by))
+    config = load_run(path, [*overrides, f"output_dir={out}"], as_generation(by))
     return Generation(config=config, by=by, keep_cut=keep_cut)
 
 
@@ -102,7 +102,7 @@ def begun(folder: Path) -> Generation | None:
         options.update({key: values.pop(key) for key in ("do", "by", "keep_cut")})
         return values
 
-    config = load_run(file, [f"out={json.dumps(str(folder))}"], change)
+    config = load_run(file, [f"output_dir={json.dumps(str(folder))}"], change)
     return Generation(config=config, by=options["by"], keep_cut=options["keep_cut"])
 
 
@@ -132,7 +132,7 @@ def generate(asked: Generation, console: Console | None = None) -> Generated:
     Raises ConfigError if answers were begun there with other settings, and DataError if every answer was cut.
     """
     began, config = time.monotonic(), asked.config
-    folder = config.out
+    folder = config.output_dir
     refuse_other_settings(config)
     work = look(asked)
     _mark(folder, work.prompts)
@@ -171,24 +171,26 @@ def _save(asked: Generation) -> None:
     tree = {"do": "generate", "by": "student", "keep_cut": asked.keep_cut} | config.model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     head = f"{HEAD}; here the {asked.by} that answers is called student.\n"
-    (config.out / CONFIG_FILE).write_text(head + text, encoding="utf-8")
+    (config.output_dir / CONFIG_FILE).write_text(head + text, encoding="utf-8")
 
 
 def refuse_other_settings(config: RunConfig) -> None:
     """Answers of one folder are all drawn in one way; only the machines may change. Raises ConfigError."""
-    file = config.out / CONFIG_FILE
+    file = config.output_dir / CONFIG_FILE
     if not file.exists():
         return
     begun = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(begun, dict) or begun.get("do") != "generate":
-        raise ConfigError(f"{config.out} holds something other than answers; choose another folder (--out)")
+        raise ConfigError(
+            f"{config.output_dir} holds something other than answers; choose another folder (--out)"
+        )
     now = config.model_dump(mode="json")
     faults = []
     for key in MATTERS:
         before, after = _at(begun, key), _at(now, key)
         if before != after:
             faults.append(
-                f"{key} = {after}, and the answers in {config.out} were begun with {before}; set it back, or"
+                f"{key} = {after}, and the answers in {config.output_dir} were begun with {before}; set it back, or"
                 " write into another folder (--out)"
             )
     if faults:
@@ -236,7 +238,7 @@ def _draw_with(
 ) -> None:
     rollout = config.rollout
     writer: Any = PartsActor.options(**reserved.writer_options()).remote(
-        "writer", load_tokenizer(config.student, "model"), str(config.out)
+        "writer", load_tokenizer(config.student, "model"), str(config.output_dir)
     )
     pool = Pool.of(
         [
@@ -254,7 +256,7 @@ def _draw_with(
         temperature=rollout.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
-        samples=rollout.samples,
+        samples=rollout.num_generations,
         seed=zlib.crc32(f"{config.seed}/generate".encode()),
     )
     assert config.data.train is not None, "a run that samples has prompts"
@@ -268,7 +270,7 @@ def _draw_with(
 
     try:
         wait_for(everyone, config.cluster.start_timeout_s)
-        told = _Told(progress, behind * rollout.samples, len(work.prompts) * rollout.samples)
+        told = _Told(progress, behind * rollout.num_generations, len(work.prompts) * rollout.num_generations)
         written = pool.spread(left, call, told)
         for chunk in written:
             result_of(chunk.ref, "writer")

@@ -180,7 +180,7 @@ def _look_at_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: 
 
 
 def _run(config: RunConfig, console: Console) -> Any:
-    begun = RunFolder(config.out).config.exists()
+    begun = RunFolder(config.output_dir).config.exists()
     return api.go_on(config, console) if begun else api.train(config, console)
 
 
@@ -202,12 +202,12 @@ KINDS: dict[str, Kind] = {
         read=_read_generation, run=generate.generate, told=_answers_told, config=lambda asked: asked.config,
         look=_look_at_generation, makes=(ANSWERS,),
         options={"by": ("teacher", "student"), "keep_cut": (False, True)},
-        free=("rollout.actors", "rollout.chunk"),
+        free=("rollout.num_engines", "rollout.chunk"),
     ),
     "eval": Kind(
         read=_read_eval, run=api.evaluate, told=runner.report_evaluation, config=lambda asked: asked,
         look=_look_at_eval,
-        makes=("results.json",), free=("engine.actors", "engine.chunk", "scoring.actors"),
+        makes=("results.json",), free=("engine.num_engines", "engine.chunk", "teacher_server.num_actors"),
     ),
 }  # fmt: skip
 """`do` of a phase -> what that means."""

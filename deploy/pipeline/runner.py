@@ -4,7 +4,7 @@
     base: {teacher: {path: large}, data: {train: {path: train.jsonl}}}    # settings beneath every phase
     phases:
       sft:     {do: sft, student: {path: small}}
-      minillm: {do: train, student: {path: "${out}/sft/best"}}
+      minillm: {do: train, student: {path: "${output_dir}/sft/best"}}
 
 All settings are checked before the first phase begins. What an earlier phase will make is checked when its
 turn comes; until then a model is represented by the one that it starts from.
@@ -110,7 +110,7 @@ def go_on(folder: Path, console: Console) -> RenderableType:
     """Go on with whatever `folder` holds: a chain, answers, or a run; what came of it, for a person."""
     file = folder / CONFIG_FILE
     if is_chain(file):
-        return told(run_chain(load_chain(file, [f"out={json.dumps(str(folder))}"]), console))
+        return told(run_chain(load_chain(file, [f"output_dir={json.dumps(str(folder))}"]), console))
     if asked := begun(folder):
         return report_answers(generate(asked, console))
     return report(resume(folder, console))

@@ -154,7 +154,7 @@ class _Look:
             kept = self._at("validation", load_passages if by_loss else load_prompts)
             if kept is not None and not by_loss:
                 self._check_metric(kept)
-        if config.data.heldout is not None:
+        if config.data.test is not None:
             self._at("heldout", load_prompts)
         if config.text is not None and "text" not in self._later:
             blocks = attempt(self._found, load_blocks, config, self._tokenizer)
@@ -163,8 +163,8 @@ class _Look:
                 self._records |= {
                     name: len(part) for name, part in zip(TEXT, parts, strict=True) if len(part)
                 }
-        if config.text is not None and config.objective.kind == "lm" and not config.text_alone:
-            self._notes.append("text is not used: objective.kind = lm learns from data.train alone")
+        if config.text is not None and config.objective.kind == "sft" and not config.text_alone:
+            self._notes.append("text is not used: objective.kind = sft learns from data.train alone")
         mix = config.rollout.teacher_mix
         if config.objective.kind == "kd" and config.samples_answers and 0 < mix < 1:
             self._notes.append(
@@ -209,7 +209,7 @@ class _Look:
     def _compare_with_a_set(self) -> None:
         rollout, name = self._config.rollout, "text" if self._config.text_alone else "train"
         have = self._records.get(name)
-        need = max(self._config.sampled_answers // rollout.samples, self._config.given_answers)
+        need = max(self._config.sampled_answers // rollout.num_generations, self._config.given_answers)
         if have is not None and have < need:
             where = "text" if self._config.text_alone else "data.train"
             self._notes.append(f"a set takes {need} records, {where} has {have}: some come twice in it")
@@ -265,10 +265,10 @@ def _memory_notes(config: RunConfig, plan: Plan) -> list[str]:
     notes: list[str] = []
     if needs_rollouts(config):
         at_once = memory.cache_tokens(config, plan.student, plan.teacher) // plan.max_tokens
-        if at_once < config.rollout.max_sequences:
+        if at_once < config.rollout.max_num_seqs:
             notes.append(
-                f"rollout.cache_gib = {config.rollout.cache_gib:g} holds {at_once} of the longest answers at"
-                f" a time, rollout.max_sequences = {config.rollout.max_sequences}"
+                f"rollout.kv_cache_gib = {config.rollout.kv_cache_gib:g} holds {at_once} of the longest answers at"
+                f" a time, rollout.max_num_seqs = {config.rollout.max_num_seqs}"
             )
     if plan.where != "a local Ray cluster" or declared(config.cluster) is None:
         return notes
@@ -277,12 +277,12 @@ def _memory_notes(config: RunConfig, plan: Plan) -> list[str]:
     if need > have:
         notes.append(
             f"all processes need about {need / GIB:.1f} GiB, and this machine has {have / GIB:.1f}: use"
-            " bfloat16 or smaller models, fewer actors, or a smaller learner.micro_batch"
+            " bfloat16 or smaller models, fewer actors, or a smaller learner.micro_batch_size"
         )
     if plan.store.total > STORE_SHARE * have:
         notes.append(
             f"the object store needs about {plan.store.total / GIB:.1f} GiB, and Ray gives it"
-            f" {STORE_SHARE * have / GIB:.1f}: lower rollout.answers, or set"
-            " scoring.hidden_precision=bfloat16"
+            f" {STORE_SHARE * have / GIB:.1f}: lower rollout.rollout_batch_size, or set"
+            " teacher_server.hidden_dtype=bfloat16"
         )
     return notes

@@ -26,14 +26,14 @@ def max_tokens(config: RunConfig) -> int:
     if not reads_prompts(config) and config.text is not None:
         return config.text.block_tokens
     longest = config.rollout.max_new_tokens
-    if config.data.validation is not None or config.data.heldout is not None:
+    if config.data.validation is not None or config.data.test is not None:
         longest = max(longest, config.validation.max_new_tokens or 0)
     return config.data.max_prompt_tokens + longest
 
 
 def reads_prompts(config: RunConfig) -> bool:
     """Whether the run has any data but plain text."""
-    return not config.text_alone or any((config.data.validation, config.data.heldout))
+    return not config.text_alone or any((config.data.validation, config.data.test))
 
 
 def model_faults(
@@ -99,10 +99,10 @@ def cache_faults(config: RunConfig, student: ModelFacts, teacher: ModelFacts | N
     room, need = cache_tokens(config, student, teacher), max_tokens(config)
     if not needs_rollouts(config) or room >= need:
         return []
-    given = config.rollout.cache_gib
+    given = config.rollout.kv_cache_gib
     way_out = f"try {1.1 * given * need / room:.2g}" if room else f"try {2 * given:g} or more"
     return [
-        f"rollout.cache_gib = {given:g} holds the keys and values of {room} tokens, and one prompt with its"
+        f"rollout.kv_cache_gib = {given:g} holds the keys and values of {room} tokens, and one prompt with its"
         f" answer takes {need}; {way_out}"
     ]
 

@@ -31,7 +31,7 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, vocabulary: int, options: Callable[[int], dict[str, Any]]):
         self._config, self._steps = config, 0
-        world = config.learner.ranks
+        world = config.learner.world_size
         chosen = [{"name": f"learner-{rank}", **options(rank)} for rank in range(world)]
         self._names = [keywords["name"] for keywords in chosen]
         self._ranks: list[Any] = [
@@ -61,7 +61,7 @@ class LearnerGroup:
         NonFiniteLoss, with all weights as they were, or PartLost.
         """
         began, learner = time.monotonic(), self._config.learner
-        shares = deal_step(items, texts, ranks=learner.ranks, micro_batch=learner.micro_batch)
+        shares = deal_step(items, texts, ranks=learner.world_size, micro_batch=learner.micro_batch_size)
         metrics = self._all("step", lambda rank: (shares[rank],), fresh=fresh, first_epoch=first_epoch)[0]
         self._steps += 1
         return StepReport(step=self._steps, metrics=metrics, seconds=time.monotonic() - began)
@@ -73,7 +73,7 @@ class LearnerGroup:
     def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
         """A record of each answer, in order, by the weights as they are; nothing is learned."""
         learner = self._config.learner
-        hands = deal(items, ranks=learner.ranks, micro_batch=learner.micro_batch)
+        hands = deal(items, ranks=learner.world_size, micro_batch=learner.micro_batch_size)
         parts = self._all("measure", lambda rank: (hands[rank], temperature))
         found = {
             index: record

@@ -59,20 +59,20 @@ def places(config: RunConfig, cores: int) -> list[Place]:
     here, threads = config.cluster, config.cluster.threads or cores
     found = [
         Place(name=f"learner-{i}", role="learner", cpus=here.learner_cpus, gpus=here.learner_gpus,
-              threads=max(1, threads // config.learner.ranks))
-        for i in range(config.learner.ranks)
+              threads=max(1, threads // config.learner.world_size))
+        for i in range(config.learner.world_size)
     ]  # fmt: skip
     if needs_rollouts(config):
         found += [
             Place(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
                   threads=threads)
-            for i in range(config.rollout.actors)
+            for i in range(config.rollout.num_engines)
         ]  # fmt: skip
     if config.asks_teacher:
         found += [
             Place(name=f"teacher-{i}", role="teacher", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
                   threads=threads)
-            for i in range(config.scoring.actors)
+            for i in range(config.teacher_server.num_actors)
         ]  # fmt: skip
     return found
 
@@ -100,7 +100,7 @@ class Reservation:
                 raise ClusterError(
                     f"the run needs {amount:g} {kind} ({len(bundles)} actors and a writer), the cluster has"
                     f" {have.get(kind, 0.0):g}; add machines, or lower cluster.*_{kind.lower()}s,"
-                    " rollout.actors, scoring.actors or learner.ranks"
+                    " rollout.num_engines, teacher_server.num_actors or learner.world_size"
                 )
         group = placement_group(bundles, strategy="PACK")
         if not group.wait(timeout_s):

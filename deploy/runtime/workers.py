@@ -43,7 +43,7 @@ class Cast:
 
     def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
         self._config = config
-        self.states: str | None = config.scoring.hidden_precision if config.reuses_states else None
+        self.states: str | None = config.teacher_server.hidden_dtype if config.reuses_states else None
         """The type of the states that mixed sampling is asked for; None: teacher actors read all answers."""
         self.states_gap: float | None = None
         """How far such states are from the teacher's own, once that is known."""
@@ -81,7 +81,7 @@ class Cast:
     def _teacher(self, name: str, plan: Plan, reserved: Reservation) -> Any:
         assert self._config.teacher is not None, "a teacher actor without a teacher"
         return TeacherActor.options(**reserved.options(name)).remote(
-            name, self._config.teacher, self._config.scoring, plan.vocabulary, reserved.threads(name)
+            name, self._config.teacher, self._config.teacher_server, plan.vocabulary, reserved.threads(name)
         )  # fmt: skip
 
     def _all(self) -> list[Any]:
@@ -218,7 +218,7 @@ class EvalCast:
         self._measurers = Pool.of(
             [
                 MeasurerActor.options(**reserved.options(name)).remote(
-                    name, model, teacher, config.scoring, vocabulary, reserved.threads(name)
+                    name, model, teacher, config.teacher_server, vocabulary, reserved.threads(name)
                 )
                 for name in reserved.names("measurer")
             ],
@@ -299,13 +299,13 @@ def eval_places(config: EvalConfig, *, samples: bool, reads: bool) -> list[Place
         wanted += [
             Place(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
                   threads=threads)
-            for i in range(config.engine.actors)
+            for i in range(config.engine.num_engines)
         ]  # fmt: skip
     if reads:
         wanted += [
             Place(name=f"measurer-{i}", role="measurer", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
                   threads=threads)
-            for i in range(config.scoring.actors)
+            for i in range(config.teacher_server.num_actors)
         ]  # fmt: skip
     return wanted
 

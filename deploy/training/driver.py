@@ -78,7 +78,7 @@ class Driver:
         else:
             self._first_measure()
         state, config = self._state, self._config
-        self._progress.start_steps(state.step, config.learner.steps, self._of_tokens)
+        self._progress.start_steps(state.step, config.learner.max_steps, self._of_tokens)
         while not self._done:
             started = time.monotonic()
             self._learn(self._collect_and_score())
@@ -95,7 +95,7 @@ class Driver:
         """Whether all steps are made, or all tokens trained on that the run may use."""
         learner, state = self._config.learner, self._state
         spent = learner.token_budget is not None and state.tokens >= learner.token_budget
-        return spent or state.step >= learner.steps
+        return spent or state.step >= learner.max_steps
 
     @property
     def _of_tokens(self) -> float | None:
@@ -109,7 +109,7 @@ class Driver:
         chunks = self._sample(number) if config.sampled_answers else []
         if config.given_answers:
             chunks += self._feed.take_answers(config.given_answers)
-        if config.objective.kind == "lm":
+        if config.objective.kind == "sft":
             return chunks
         began = time.monotonic()
         self._progress.phase("scoring")
@@ -117,7 +117,7 @@ class Driver:
         scored = self._cast.score(
             chunks,
             hidden=config.objective.needs_teacher_hidden,
-            logprobs=config.objective.needs_teacher_logprobs or config.scoring.drawn_logprobs,
+            logprobs=config.objective.needs_teacher_logprobs or config.teacher_server.drawn_logprobs,
             done=count,
         )
         seconds = time.monotonic() - began
@@ -136,7 +136,7 @@ class Driver:
         config = self._config
         began = time.monotonic()
         self._progress.phase("sampling")
-        prompts = self._feed.take_prompts(config.sampled_answers // config.rollout.samples)
+        prompts = self._feed.take_prompts(config.sampled_answers // config.rollout.num_generations)
         chunks = self._cast.roll(prompts, self._spec(seed=number), self._counting(config.sampled_answers))
         seconds = time.monotonic() - began
         tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
@@ -153,7 +153,7 @@ class Driver:
     def _run_epochs(self, items: Sequence[Item]) -> None:
         config, state = self._config, self._state
         self._progress.phase("learning")
-        for epoch in range(config.inner_epochs):
+        for epoch in range(config.num_iterations):
             order = np.random.default_rng([config.seed, state.sets, epoch]).permutation(len(items))
             for start in range(0, len(items), config.learner.batch_size):
                 batch = [items[i] for i in order[start : start + config.learner.batch_size]]
@@ -174,7 +174,7 @@ class Driver:
     def _text_items(self) -> list[Item]:
         """Plain text for one step's language-model term; scored by the teacher where it has a share."""
         config = self._config
-        if config.text is None or config.objective.lm_coef == 0 or config.objective.kind == "lm":
+        if config.text is None or config.objective.lm_coef == 0 or config.objective.kind == "sft":
             return []
         chunks = self._feed.take_text(config.text.batch_size or config.learner.batch_size)
         if config.objective.text_teacher_share > 0:
@@ -223,7 +223,7 @@ class Driver:
         """Held-out and validation scores of the student as it starts."""
         if self._feed.heldout:
             self._progress.phase("held-out prompts, before")
-            samples, config = self._config.validation.heldout_samples, self._config
+            samples, config = self._config.validation.test_num_generations, self._config
             self._state.before = self.measure(self._feed.heldout, samples=samples).to_json()
             if config.samples_answers and config.rollout.teacher_mix > 0:
                 teacher = self.measure(self._feed.heldout, samples=samples, teacher_mix=1.0)
@@ -231,7 +231,7 @@ class Driver:
         self._validate()
 
     def _validate_if_due(self) -> None:
-        every, step = self._config.validation.every, self._state.step
+        every, step = self._config.eval_steps, self._state.step
         if step // every > self._measured_at // every or self._done:
             self._validate()
 
@@ -244,7 +244,7 @@ class Driver:
         if self._feed.validation_answers:
             values = {"validation/loss": self._answer_loss(self._feed.validation_answers)}
         elif self._feed.validation:
-            values = self.measure(self._feed.validation, samples=config.validation.samples).values()
+            values = self.measure(self._feed.validation, samples=config.validation.num_generations).values()
         else:
             return
         self._recorder.record(state.step, values, version=state.version)
@@ -277,12 +277,12 @@ class Driver:
     def _checkpoint_if_due(self) -> None:
         state, config = self._state, self._config
         before = state.step - config.steps_per_set
-        every = config.checkpoint_every
+        every = config.save_steps
         if state.step // every > max(before, 0) // every or self._done:
             self._progress.phase("saving a checkpoint")
             state.cursors = self._feed.cursors()
             self._cast.learner.save(self._folder.checkpoint(state.step))
-            self._folder.complete_checkpoint(state, config.keep_checkpoints)
+            self._folder.complete_checkpoint(state, config.save_total_limit)
 
     def _restore(self) -> None:
         """Everything as it was at the newest checkpoint, in the learner and in the engines."""
@@ -309,7 +309,7 @@ class Driver:
                 self._publish()
             before = Measurement.from_json(state.before) if state.before else None
             teacher = Measurement.from_json(state.teacher) if state.teacher else None
-            after = self.measure(self._feed.heldout, samples=self._config.validation.heldout_samples)
+            after = self.measure(self._feed.heldout, samples=self._config.validation.test_num_generations)
         memory = self._cast.peak_memory()
         self._recorder.event("memory", step=state.step, bytes=memory)
         return Result(
@@ -331,7 +331,7 @@ class Driver:
             top_p=rollout.top_p,
             top_k=rollout.top_k,
             teacher_mix=rollout.teacher_mix,
-            samples=rollout.samples,
+            samples=rollout.num_generations,
             seed=self._seed("set", seed),
             ignore_eos=rollout.ignore_eos,
             states=self._cast.states,

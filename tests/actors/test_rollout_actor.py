@@ -22,7 +22,7 @@ def actor(ray_cluster, pair):
         "rollout-7",
         ModelConfig(path=str(pair.student)),
         ModelConfig(path=str(pair.teacher)),
-        RolloutConfig(cache_gib=0.05),
+        RolloutConfig(kv_cache_gib=0.05),
         vocabulary=128,
         max_tokens=128,
         threads=1,

@@ -13,7 +13,7 @@ import torch
 from minillm_ray.actors import scorer as scorer_module
 from minillm_ray.actors.scorer import Scorer, batches
 from minillm_ray.common import divergence
-from minillm_ray.common.config.run import ScoringConfig
+from minillm_ray.common.config.run import TeacherServerConfig
 from minillm_ray.common.errors import DataError, ModelError
 from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
 from minillm_ray.tests.tiny_models import tiny_model
@@ -66,7 +66,7 @@ def logprobs_of(scored: Scored) -> npt.NDArray[Any]:
 
 
 def load(folder: Path, **settings) -> Scorer:
-    return Scorer.load(str(folder), None, ScoringConfig(**settings), VOCABULARY)
+    return Scorer.load(str(folder), None, TeacherServerConfig(**settings), VOCABULARY)
 
 
 def apart(folder: Path, **settings) -> Scorer:
@@ -161,9 +161,7 @@ def rollout(passage: Passage, sample: int) -> Rollout:
 def test_hidden_states_travel_as_bfloat16_bits_and_come_back(folders):
     given = passages(3)
     exact, _ = load(folders["qwen2"]).score(given, temperature=1.0, with_hidden=True)
-    short, _ = load(folders["qwen2"], hidden_precision="bfloat16").score(
-        given, temperature=1.0, with_hidden=True
-    )
+    short, _ = load(folders["qwen2"], hidden_dtype="bfloat16").score(given, temperature=1.0, with_hidden=True)
     for full, half in zip(exact, short, strict=True):
         assert (hidden_of(half).dtype, half.hidden_dtype) == (np.uint16, "bfloat16")
         back = torch.from_numpy(hidden_of(half).copy()).view(torch.bfloat16)
@@ -230,7 +228,7 @@ def test_a_teacher_that_is_not_there_is_a_model_error(tmp_path):
 
 
 def test_states_from_elsewhere_are_held_against_the_teachers_own(folders):
-    scorer = load(folders["llama"], hidden_precision="bfloat16")
+    scorer = load(folders["llama"], hidden_dtype="bfloat16")
     (own,), _ = scorer.score(passages(1), temperature=1.0, with_hidden=True)
     assert scorer.states_gap(own) < 1e-6
     (others,), _ = load(folders["qwen2"]).score(passages(1), temperature=1.0, with_hidden=True)

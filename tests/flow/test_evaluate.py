@@ -25,9 +25,9 @@ CLUSTER = ["cluster.rollout_cpus=0.1", "cluster.teacher_cpus=0.1", "cluster.writ
 ENGINE = [
     "max_prompt_tokens=64",
     "engine.max_new_tokens=8",
-    "engine.max_sequences=16",
-    "engine.cache_gib=0.02",
-    "seeds=2",
+    "engine.max_num_seqs=16",
+    "engine.kv_cache_gib=0.02",
+    "num_seeds=2",
 ]
 LABELS = ["red", "blue"]
 SAID = ["c", "e", "q", "spare1", "k", "t", "x", "spare21", "y", "j"]
@@ -61,7 +61,7 @@ def settings(
         "models": [str(m) for m in models], "teacher": str(teacher or models[0]),
         "data": [str(d) for d in data], "out": out,
     }  # fmt: skip
-    return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "seeds=2", *more], flags)
+    return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "num_seeds=2", *more], flags)
 
 
 @pytest.fixture(scope="module")

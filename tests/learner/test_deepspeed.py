@@ -241,7 +241,7 @@ def test_offload_without_zero_is_refused_with_the_way_out() -> None:
 
 
 def test_bfloat16_never_adds_gradients_up_in_bfloat16() -> None:
-    assert [zero_stage(LearnerConfig(precision="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
+    assert [zero_stage(LearnerConfig(dtype="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
 
 
 def test_the_tokens_that_atkd_calls_hard_are_those_of_all_ranks(

@@ -121,7 +121,7 @@ def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
     ("changes", "asked"),
     [
         ({}, True),
-        ({"inner_epochs": 1}, False),
+        ({"num_iterations": 1}, False),
         ({"objective": {"single_step": False}}, False),
         ({"objective": {"kind": "kd", "sampled_share": 1.0}}, True),
         ({"objective": {"kind": "kd", "sampled_share": 0.0}}, False),
@@ -134,5 +134,5 @@ def test_they_are_kept_where_a_set_is_met_again_and_the_loss_asks_the_teacher(
     mib = positions * 1024 * 4 >> 20
     for room, words, fits in ((mib, 1024, True), (mib, 1025, False), (0, 1024, False)):
         config = run_config(scene, keep_logprobs_mib=room, **changes)
-        assert config.rollout.answers == 256
+        assert config.rollout.rollout_batch_size == 256
         assert config.kept_positions(words) == (positions if asked and fits else 0)

@@ -35,7 +35,7 @@ KINDS = {
     "per_decision": PER_DECISION,
     "capped": changed(PAPER, clip_centre="student_at_sampling", importance_cap=1.1),
     "no_weights": changed(PAPER, importance_weight="none", single_step_weight="none"),
-    "lm": ObjectiveConfig(kind="lm"),
+    "lm": ObjectiveConfig(kind="sft"),
     "forward_kl": ObjectiveConfig(kind="kd"),
 }
 

@@ -123,7 +123,7 @@ OBJECTIVES = {
     "forward KL": ObjectiveConfig(kind="kd"),
     "jsd, with its own cross-entropy": ObjectiveConfig(kind="kd", divergence="jsd", lm_share=0.5),
     "atkd": ObjectiveConfig(kind="kd", divergence="atkd"),
-    "language model": ObjectiveConfig(kind="lm", reduction="sequences"),
+    "language model": ObjectiveConfig(kind="sft", reduction="sequences"),
 }
 
 
@@ -169,7 +169,7 @@ def test_given_answers_are_learned_by_their_cross_entropy(scene: Scene, reductio
     tokens = sum(len(p.answer_ids) for p in passages)
     divisor = tokens if reduction == "tokens" else len(passages)
     value, want = gradient_of(lambda s: -torch.cat([logprobs(s, p) for p in passages]).sum() / divisor, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="lm", reduction=reduction), passages)
+    found, gradient = step(scene, ObjectiveConfig(kind="sft", reduction=reduction), passages)
     assert_same(gradient, want)
     assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
     assert found["learner/answer_nll"] == pytest.approx(value * divisor / tokens, rel=1e-5)

@@ -80,7 +80,7 @@ class Learner:
         )
 
     def step(self, answers: Sequence[Item], texts: Sequence[Item] = ()) -> dict[str, float]:
-        shares = deal_step(answers, texts, ranks=self.world, micro_batch=self.config.learner.micro_batch)
+        shares = deal_step(answers, texts, ranks=self.world, micro_batch=self.config.learner.micro_batch_size)
         metrics = self.runner.step(shares[self.rank], self._load, fresh=True, first_epoch=True)
         return {name: total / count for name, (total, count) in metrics.items()}
 
@@ -88,7 +88,7 @@ class Learner:
         return items_of("answers", self.scene.samples), items_of("texts", self.scene.texts)
 
     def measure(self) -> list[AnswerMeasure]:
-        hands = deal(self.all_items()[0], ranks=self.world, micro_batch=self.config.learner.micro_batch)
+        hands = deal(self.all_items()[0], ranks=self.world, micro_batch=self.config.learner.micro_batch_size)
         return measure(
             self.engine,
             hands[self.rank],

@@ -32,7 +32,7 @@ def roles(config) -> set[str]:
 def test_the_runs_own_settings_win_over_the_defaults_of_fine_tuning(run_file):
     config = load_sft(run_file)
     assert (config.objective.kind, config.validation.metric) == ("lm", "loss")
-    assert (config.learner.steps, config.learner.optimizer.lr) == (7, 1e-3)
+    assert (config.learner.max_steps, config.learner.optimizer.lr) == (7, 1e-3)
     assert config.learner.optimizer.schedule == "cosine"
     assert load_sft(run_file, ["validation.metric=auto"]).validation.metric == "auto"
 
@@ -45,7 +45,7 @@ def test_the_teacher_is_fine_tuned_as_the_only_model(run_file):
 def test_a_named_teacher_stays_at_home_unless_the_reverse_kl_is_asked_for(run_file):
     assert roles(load_sft(run_file)) == {"learner"}
     assert roles(load_sft(run_file, ["validation.metric=auto"])) == {"learner", "rollout", "teacher"}
-    assert roles(load_sft(run_file, ["data.heldout.path=h.jsonl"])) == {"learner", "rollout", "teacher"}
+    assert roles(load_sft(run_file, ["data.test.path=h.jsonl"])) == {"learner", "rollout", "teacher"}
     assert roles(load_run(run_file)) == {"learner", "rollout", "teacher"}
 
 

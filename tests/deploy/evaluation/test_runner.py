@@ -96,4 +96,4 @@ def test_another_call_for_fewer_figures_or_other_models_takes_nothing_away(playe
 
 def test_engines_may_be_more_or_fewer_than_before(played, tmp_path, model):
     evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]"))
-    evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.actors=2", "engine.chunk=7"))
+    evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.num_engines=2", "engine.chunk=7"))

@@ -72,13 +72,21 @@ def test_answers_begun_with_other_settings_are_not_gone_on_with(files, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         generate(asked(files, tmp_path))
     with pytest.raises(ConfigError) as found:
-        generate(asked(files, tmp_path, "rollout.temperature=0.5", "rollout.samples=4", "rollout.actors=1"))
+        generate(
+            asked(
+                files,
+                tmp_path,
+                "rollout.temperature=0.5",
+                "rollout.num_generations=4",
+                "rollout.num_engines=1",
+            )
+        )
     assert [fault.split(",")[0] for fault in found.value.faults] == [
-        "rollout.samples = 4",
+        "rollout.num_generations = 4",
         "rollout.temperature = 0.5",
     ]
     with pytest.raises(KeyboardInterrupt):
-        generate(asked(files, tmp_path, "rollout.actors=1", "rollout.chunk=5", keep_cut=True))
+        generate(asked(files, tmp_path, "rollout.num_engines=1", "rollout.chunk=5", keep_cut=True))
     other = files / "other.jsonl"
     other.write_text((files / "questions.jsonl").read_text().replace("say", "sing"))
     (files / "questions.jsonl").replace(files / "kept.jsonl")

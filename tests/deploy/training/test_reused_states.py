@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, ScoringConfig
+from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, TeacherServerConfig
 from minillm_ray.common.types import BatchSummary
 from minillm_ray.deploy.runtime import workers as cast_module
 from minillm_ray.deploy.runtime.pool import Chunk
@@ -74,7 +74,7 @@ def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
     assert refs == [f"{name} as the teacher reads it" for name in ("mixed", "given", "mixed too")]
     assert cast.states is None
     (warning,) = warnings({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
-    assert "scoring.reuse=false" in warning
+    assert "teacher_server.reuse=false" in warning
     assert not warnings({"teacher/states_gap": MOST_STATES_GAP}, {})
 
 
@@ -84,8 +84,8 @@ def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
         ({}, True),
         ({"rollout": RolloutConfig(teacher_mix=0.0)}, False),
         ({"rollout": RolloutConfig(temperature=0.7)}, False),
-        ({"rollout": RolloutConfig(precision="bfloat16")}, False),
-        ({"scoring": ScoringConfig(reuse=False)}, False),
+        ({"rollout": RolloutConfig(dtype="bfloat16")}, False),
+        ({"teacher_server": TeacherServerConfig(reuse=False)}, False),
         ({"teacher": None}, False),
     ],
 )
