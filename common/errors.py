@@ -51,5 +51,5 @@ class NonFiniteLoss(MinillmError, ArithmeticError):
     """A loss or gradient is not a finite number; the message names the batch."""
 
 
-class PartLost(MinillmError, RuntimeError):
+class WorkerDied(MinillmError, RuntimeError):
     """An actor or a learner rank is gone; the message names it."""

@@ -118,7 +118,7 @@ def export_student(engine: Saves, folder: Path, start: ModelConfig, *, rank: int
     engine.all_gather("exported")
 
 
-def adopt(engine: Saves, folder: Path, *, rank: int) -> None:
+def load_weights(engine: Saves, folder: Path, *, rank: int) -> None:
     """Take on the weights of an exported student; the optimiser keeps its memory. All ranks call."""
     from safetensors import safe_open
 

@@ -29,7 +29,7 @@ from ..common import onednn_linear
 from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.heads import Head, check_head, read_head
-from ..common.packed_attention import read, share
+from ..common.packed_attention import enable_packing, read
 from .batching import Batch
 from .fused_loss import FusedLoss
 from .step import Result
@@ -41,10 +41,12 @@ LONGEST_MEETING = timedelta(minutes=30)
 TAG = "state"
 
 
-def join(rank: int, world: int, address: str, port: int, door: socket.socket | None = None) -> torch.device:
+def join(
+    rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None = None
+) -> torch.device:
     """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo.
 
-    `door` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
+    `listen_socket` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
     was only looked up would be free for anyone until rank 0 has imported torch.
     """
     has_gpu = torch.cuda.is_available()
@@ -63,7 +65,7 @@ def join(rank: int, world: int, address: str, port: int, door: socket.socket | N
         address,
         port,
         is_master=rank == 0,
-        master_listen_fd=None if door is None else door.detach(),
+        master_listen_fd=None if listen_socket is None else listen_socket.detach(),
         timeout=LONGEST_MEETING,
         wait_for_workers=False,
     )
@@ -115,10 +117,10 @@ class DeepSpeedEngine:
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
         if self.stage == 0:  # ZeRO lays them out by itself
-            _lay_together(self.student)
+            _pack_shared(self.student)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
-        self.together = share(self.student)
+        self.max_packed_len = enable_packing(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
             self._zero.register_external_parameter(module, head.weight)
@@ -267,7 +269,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
     return student
 
 
-def _lay_together(student: PreTrainedModel) -> None:
+def _pack_shared(student: PreTrainedModel) -> None:
     """Let the parameters lie back to back, in order, so that they are published as few long arrays."""
     parameters = [p for p in student.parameters() if p.dtype == torch.float32]
     stretches = torch.empty(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])

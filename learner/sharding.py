@@ -41,7 +41,7 @@ MicroBatch = tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hand:
+class RankItems:
     """What one rank gets of one kind of item."""
 
     micro_batches: tuple[MicroBatch, ...]
@@ -53,14 +53,14 @@ class Hand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class RankBatch:
     """What one rank does in one optimiser step."""
 
-    answers: Hand
-    texts: Hand
+    answers: RankItems
+    texts: RankItems
 
 
-def deal(items: Sequence[Item], *, ranks: int, micro_batch: int) -> list[Hand]:
+def shard_batch(items: Sequence[Item], *, ranks: int, micro_batch: int) -> list[RankItems]:
     """One hand for each rank; deterministic, and every item is in exactly one.
 
     The longest items go first, each to the rank with the fewest tokens so far that still has room for
@@ -75,25 +75,27 @@ def deal(items: Sequence[Item], *, ranks: int, micro_batch: int) -> list[Hand]:
         piles[rank].append(index)
         loads[rank] += _tokens(items[index])
     rounds = -(-room // micro_batch)
-    hands = []
+    all_items = []
     for pile in piles:
         cuts = [len(pile) * n // max(1, rounds) for n in range(rounds + 1)]
         runs = [pile[low:high] for low, high in pairwise(cuts)]
-        hands.append(
-            Hand(
+        all_items.append(
+            RankItems(
                 micro_batches=tuple(tuple(items[index] for index in run) for run in runs),
                 order=tuple(pile),
                 totals=totals,
             )
         )
-    return hands
+    return all_items
 
 
-def deal_step(answers: Sequence[Item], texts: Sequence[Item], *, ranks: int, micro_batch: int) -> list[Share]:
+def shard_step(
+    answers: Sequence[Item], texts: Sequence[Item], *, ranks: int, micro_batch: int
+) -> list[RankBatch]:
     """One share of an optimiser step for each rank; answers and texts are dealt apart."""
-    dealt_answers = deal(answers, ranks=ranks, micro_batch=micro_batch)
-    dealt_texts = deal(texts, ranks=ranks, micro_batch=micro_batch)
-    return [Share(answers=a, texts=t) for a, t in zip(dealt_answers, dealt_texts, strict=True)]
+    dealt_answers = shard_batch(answers, ranks=ranks, micro_batch=micro_batch)
+    dealt_texts = shard_batch(texts, ranks=ranks, micro_batch=micro_batch)
+    return [RankBatch(answers=a, texts=t) for a, t in zip(dealt_answers, dealt_texts, strict=True)]
 
 
 def _tokens(item: Item) -> int:

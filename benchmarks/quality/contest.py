@@ -127,14 +127,14 @@ def contest(
     looks: list[Values] = []
     began, start_up = time.perf_counter(), 0.0
     with _process(_command(entry, start, out, python), out / "log.txt") as (lines, say):
-        for look in lines:
+        for style in lines:
             start_up = start_up or time.perf_counter() - began
-            student = Path(look.pop("student"))
-            looks.append({**look, "reverse_kl": measure(student)})
+            student = Path(style.pop("student"))
+            looks.append({**style, "reverse_kl": measure(student)})
             if student != start.student:
                 shutil.rmtree(student)
             print(entry, looks[-1], file=sys.stderr, flush=True)
-            late = look["seconds"] >= cap_s and looks[-1]["reverse_kl"] > threshold
+            late = style["seconds"] >= cap_s and looks[-1]["reverse_kl"] > threshold
             say("stop" if late or reached(looks, threshold) else "go")
     return {"start_up_s": start_up, "looks": looks, "reached": reached(looks, threshold)}
 
@@ -174,8 +174,8 @@ def reached(looks: Sequence[Values], threshold: float) -> Values | None:
     Straight lines between the looks. None = it never did.
     """
     for number, (before, after) in enumerate(pairwise(looks), 1):
-        held = [look["reverse_kl"] <= threshold for look in looks[number : number + HELD]]
+        held = [style["reverse_kl"] <= threshold for style in looks[number : number + HELD]]
         if before["reverse_kl"] > threshold and len(held) == HELD and all(held):
-            share = (before["reverse_kl"] - threshold) / (before["reverse_kl"] - after["reverse_kl"])
-            return {key: before[key] + share * (after[key] - before[key]) for key in after}
+            fraction = (before["reverse_kl"] - threshold) / (before["reverse_kl"] - after["reverse_kl"])
+            return {key: before[key] + fraction * (after[key] - before[key]) for key in after}
     return None

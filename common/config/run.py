@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Count, NonNegative, Positive, Precision, Section, Share
+from .base import Count, Dtype, Fraction, NonNegative, Positive, Section
 from .data import DataConfig, TextConfig
 from .objective import ObjectiveConfig
 
@@ -58,7 +58,7 @@ class RolloutConfig(EngineConfig):
     """Answers collected with one set of weights, over which the inner epochs run; given ones included."""
     num_generations: Count = 1
     """Answers to each prompt."""
-    teacher_mix: Share = 0.2
+    teacher_mix: Fraction = 0.2
     """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
     ignore_eos: bool = False
     """Let answers run on to max_new_tokens: for measuring speed, not for learning."""
@@ -90,7 +90,7 @@ class OptimizerConfig(Section):
     """From torch.optim."""
     lr: Positive = 5e-6
     """Peak learning rate."""
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """Of Adam; sgd takes the first as its momentum."""
     eps: Positive = 1e-8
     """Of Adam."""
@@ -325,15 +325,15 @@ class RunConfig(Section):
                 "objective.preset = opd counts answers as the student's own, and rollout.teacher_mix ="
                 f" {rollout.teacher_mix:g} mixes the teacher in; set rollout.teacher_mix=0"
             )
-        share = self.objective.share_sampled
-        groups = share * rollout.rollout_batch_size / rollout.num_generations
+        fraction = self.objective.share_sampled
+        groups = fraction * rollout.rollout_batch_size / rollout.num_generations
         if (
-            0 < share < 1
+            0 < fraction < 1
             and rollout.rollout_batch_size % rollout.num_generations == 0
             and abs(groups - round(groups)) > 1e-6
         ):
             found.append(
-                f"objective.sampled_share = {share:g} of rollout.rollout_batch_size = {rollout.rollout_batch_size} is no whole"
+                f"objective.sampled_share = {fraction:g} of rollout.rollout_batch_size = {rollout.rollout_batch_size} is no whole"
                 f" number of prompts with rollout.num_generations = {rollout.num_generations}; try"
                 f" objective.sampled_share={round(groups) * rollout.num_generations / rollout.rollout_batch_size:g}"
             )
@@ -379,7 +379,7 @@ class RunConfig(Section):
         data, found = self.data, []
         if data.template == "chat":
             return found
-        sources = {"train": data.train, "validation": data.validation, "heldout": data.test}
+        sources = {"train": data.train, "validation": data.validation, "test": data.test}
         for name, source in sources.items():
             if source is not None and source.messages is not None:
                 found.append(

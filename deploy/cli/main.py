@@ -130,9 +130,9 @@ def resume(
     A chain goes on with the phase that was stopped, and skips those that are finished; `minillm generate`
     goes on with the questions that are not answered yet.
     """
-    from ..pipeline.runner import go_on
+    from ..pipeline.runner import resume_any
 
-    console.print(go_on(folder, console), highlight=False)
+    console.print(resume_any(folder, console), highlight=False)
 
 
 @app.command(name="eval", cls=ManyValues)

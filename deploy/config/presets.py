@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .loader import Change, Values, beneath
+from .loader import Change, Values, merge_defaults
 
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
@@ -21,7 +21,7 @@ def as_sft(model: Tuned = "student") -> Change:
     """The change that makes a run file one of fine-tuning `model`; the run's own settings win."""
 
     def change(values: Values, faults: list[str]) -> Values:
-        tuned = beneath(DEFAULTS, values)
+        tuned = merge_defaults(DEFAULTS, values)
         if model == "teacher":
             if not tuned.get("teacher"):
                 faults.append("teacher is missing, and it is the model to fine-tune; set teacher.path")
@@ -60,8 +60,12 @@ def as_generation(by: Author = "teacher") -> Change:
         }
         data = values.get("data")
         if isinstance(data, dict):
-            values = values | {"data": data | {"validation": None, "heldout": None}}
+            values = values | {"data": data | {"validation": None, "test": None}}
         # A run needs a teacher; here it is the same model, and is never asked.
-        return beneath(values, forced) | {"student": model or {"path": "-"}, "teacher": model, "text": None}
+        return merge_defaults(values, forced) | {
+            "student": model or {"path": "-"},
+            "teacher": model,
+            "text": None,
+        }
 
     return change

@@ -67,7 +67,7 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
         ours = train(base, console)
         console.rule("control: further fine-tuning")
         theirs = train(control, console)
-        prompts = [p.text for p in load_prompts(base, "heldout")[:3]]
+        prompts = [p.text for p in load_prompts(base, "test")[:3]]
     plot_run(out / "plots", {"MiniLLM": read_metrics(out), "control": read_metrics(out / "control")})
     summary = _summary(out, ours, theirs, str(base.teacher and base.teacher.path), base.student.path)
     summary["seconds"] = round(time.monotonic() - began, 1)
@@ -108,7 +108,7 @@ def _summary(out: Path, ours: Result, theirs: Result, teacher: str, student: str
     for name, measurement in measured.items():
         assert measurement is not None, "the demo measures held-out prompts"
         if kl := measurement.reverse_kl():
-            figures[f"heldout_reverse_kl_{name}"] = round(kl.mean, 4)
+            figures[f"test_reverse_kl_{name}"] = round(kl.mean, 4)
         if rouge := measurement.rouge_l():
             figures[f"rouge_l_{name}"] = round(rouge.mean, 3)
     return figures | {

@@ -18,7 +18,7 @@ from ...common.config.data import TextConfig
 from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import ConfigError
 from ..api import train
-from ..config.loader import Values, beneath, read_settings, validated
+from ..config.loader import Values, merge_defaults, read_settings, validated
 from ..data.readers import documents
 from ..data.tokenize import eos_id
 from ..preflight.rules import CPU_HEAD_DIMS
@@ -111,14 +111,14 @@ def plan(files: Sequence[Path], out: Path, steps: int, overrides: Sequence[str],
         "learner": {"max_steps": steps},
         "out": str(out),
     }
-    asked = beneath(beneath(DEFAULTS, own), values)
+    asked = merge_defaults(merge_defaults(DEFAULTS, own), values)
     learner = asked["learner"]
     if isinstance(learner, dict):
         total, batch = learner.get("steps"), learner.get("batch_size")
         if isinstance(batch, int):
-            asked = beneath({"rollout": {"rollout_batch_size": SETS * batch}}, asked)
+            asked = merge_defaults({"rollout": {"rollout_batch_size": SETS * batch}}, asked)
         if isinstance(total, int):
-            asked = beneath({"learner": {"optimizer": {"warmup_steps": min(100, total // 10)}}}, asked)
+            asked = merge_defaults({"learner": {"optimizer": {"warmup_steps": min(100, total // 10)}}}, asked)
     config = validated(asked, faults)
     if faults or config is None:
         raise ConfigError(*faults, source="pretrain-tiny")

@@ -42,12 +42,12 @@ def rollout_memory(
     """One vLLM engine; it holds the teacher too where answers are drawn from the mixture."""
     settings, size = config.rollout, BYTES[config.rollout.dtype]
     held = [student, teacher] if mixes(config) and teacher else [student]
-    tokens = min(PREFILL_TOKENS, settings.max_sequences * config.data.max_prompt_tokens)
-    logits = (len(held) + 2) * settings.max_sequences * vocabulary * 4
+    tokens = min(PREFILL_TOKENS, settings.max_num_seqs * config.data.max_prompt_tokens)
+    logits = (len(held) + 2) * settings.max_num_seqs * vocabulary * 4
     states = 0
     if config.reuses_states and teacher:
         # Of a piece of answers: as they are drawn, in one array, and answer by answer.
-        drawn = settings.chunk * settings.samples * settings.max_new_tokens
+        drawn = settings.chunk * settings.num_generations * settings.max_new_tokens
         states = 3 * drawn * teacher.hidden * BYTES[config.teacher_server.hidden_dtype]
     # vLLM packs an output layer for the CPU apart from the embedding that it is tied to.
     heads = [m.head_parameters if m.tied and not config.cluster.rollout_gpus else 0 for m in held]
@@ -57,7 +57,7 @@ def rollout_memory(
             "student": weights[0],
             "teacher": sum(weights[1:]),
             "activations": sum(_passing(m, tokens, size) for m in held) + logits + states,
-            "KV cache": int(settings.cache_gib * GIB),
+            "KV cache": int(settings.kv_cache_gib * GIB),
             "runtime": RUNTIME["rollout"],
         }
     )
@@ -83,12 +83,12 @@ def learner_memory(
     """One learner rank; ZeRO shares out the optimiser (1), the gradients (2) and the weights (3)."""
     learner = config.learner
     size, stage, published = BYTES[learner.dtype], zero_stage(learner), BYTES[config.rollout.dtype]
-    count, share = student.parameters, -(-student.parameters // learner.world_size)
+    count, fraction = student.parameters, -(-student.parameters // learner.world_size)
     # ZeRO-3 gathers layer by layer; the largest piece is the output layer.
-    weights = share * size + student.head_parameters * size if stage == 3 else count * size
-    gradients = (share if stage >= 2 else count) * 4
-    moments = (4 if learner.optimizer.name == "sgd" else 8) * (share if stage else count)
-    master = 4 * share if stage else 0
+    weights = fraction * size + student.head_parameters * size if stage == 3 else count * size
+    gradients = (fraction if stage >= 2 else count) * 4
+    moments = (4 if learner.optimizer.name == "sgd" else 8) * (fraction if stage else count)
+    master = 4 * fraction if stage else 0
     head = vocabulary * teacher.hidden * BYTES[config.teacher_server.dtype] if teacher else 0
     # Weights go into the store from where they lie, unless they are gathered, converted or fetched first.
     bucket = 0

@@ -11,7 +11,7 @@ import ray
 from ...actors.vllm_engine import end_of_sequence_ids
 from ...common.config.run import ClusterConfig, RunConfig
 from ..models.inspect import ModelFacts
-from ..runtime.placement import Place, needs_rollouts, places
+from ..runtime.placement import Bundle, bundles, needs_rollouts
 from .memory import cache_tokens, mixes
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def cache_faults(config: RunConfig, student: ModelFacts, teacher: ModelFacts | N
     ]
 
 
-def resource_faults(config: RunConfig, needed: Sequence[Place] | None = None) -> list[str]:
+def resource_faults(config: RunConfig, needed: Sequence[Bundle] | None = None) -> list[str]:
     """Whether all actors together reserve no more than is declared, as far as that is known.
 
     `needed` are the actors; None = those of a run.
@@ -115,7 +115,7 @@ def resource_faults(config: RunConfig, needed: Sequence[Place] | None = None) ->
     have = declared(config.cluster)
     if have is None:
         return []
-    needed = places(config, os.cpu_count() or 1) if needed is None else needed
+    needed = bundles(config, os.cpu_count() or 1) if needed is None else needed
     need = {
         "CPU": sum(p.cpus for p in needed) + config.cluster.writer_cpus,
         "GPU": sum(p.gpus for p in needed),
@@ -153,14 +153,14 @@ def where(cluster: ClusterConfig) -> str:
     return "a local Ray cluster"
 
 
-def _one_each(needed: Sequence[Place]) -> list[Place]:
-    return list({place.role: place for place in needed}.values())
+def _one_each(needed: Sequence[Bundle]) -> list[Bundle]:
+    return list({bundle.role: bundle for bundle in needed}.values())
 
 
-def _terms(needed: Sequence[Place], kind: str, config: RunConfig) -> str:
+def _terms(needed: Sequence[Bundle], kind: str, config: RunConfig) -> str:
     terms = []
     for one in _one_each(needed):
-        count = sum(place.role == one.role for place in needed)
+        count = sum(bundle.role == one.role for bundle in needed)
         terms.append(f"{one.role} {count} x {one.cpus if kind == 'CPU' else one.gpus:g}")
     if kind == "CPU":
         terms.append(f"writer {config.cluster.writer_cpus:g}")

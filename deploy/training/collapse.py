@@ -15,8 +15,8 @@ def warnings(now: Mapping[str, float], start: Mapping[str, float]) -> list[str]:
     """Sentences about the latest values, compared with those of the first set."""
     found: list[str] = []
 
-    def fell_below(name: str, share: float) -> bool:
-        return name in now and name in start and now[name] < share * start[name]
+    def fell_below(name: str, fraction: float) -> bool:
+        return name in now and name in start and now[name] < fraction * start[name]
 
     if fell_below("rollout/answer_tokens", 0.3):
         found.append(

@@ -107,12 +107,12 @@ def plain_akl(p: Tensor, q: Tensor, problem: Problem) -> Tensor:
     values = []
     for row_p, row_q in zip(p, q, strict=True):
         mass, head, tail = 0.0, 0.0, 0.0
-        for place, word in enumerate(row_p.argsort(descending=True).tolist()):
+        for index, word in enumerate(row_p.argsort(descending=True).tolist()):
             mass += row_p[word].item()
             gap = (row_p[word] - row_q[word]).abs().item()
-            head, tail = (head + gap, tail) if place == 0 or mass <= AKL_MASS else (head, tail + gap)
-        share = head / (head + tail)
-        values.append(share * kl(row_p, row_q) + (1 - share) * kl(row_q, row_p))
+            head, tail = (head + gap, tail) if index == 0 or mass <= AKL_MASS else (head, tail + gap)
+        fraction = head / (head + tail)
+        values.append(fraction * kl(row_p, row_q) + (1 - fraction) * kl(row_q, row_p))
     return torch.stack(values)
 
 

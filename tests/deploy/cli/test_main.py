@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.deploy.cli.main import main
-from minillm_ray.deploy.cli.settings_table import walk
+from minillm_ray.deploy.cli.settings_table import iter_settings
 from minillm_ray.deploy.config.loader import save_resolved
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
@@ -92,7 +92,7 @@ def test_help_comes_without_loading_torch():
 
 def test_settings_are_all_listed_with_default_and_meaning(minillm):
     _, out, _ = minillm("settings")
-    found = list(walk(RunConfig))
+    found = list(iter_settings(RunConfig))
     assert len(found) > 60
     for name, _, meaning in found:
         assert name in out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 from minillm_ray.common.errors import ConfigError, DataError
-from minillm_ray.deploy.cli.multi_value import spread
+from minillm_ray.deploy.cli.multi_value import repeat_flags
 from minillm_ray.deploy.config.loader import load_eval
 from minillm_ray.deploy.evaluation.runner import evaluate
 from minillm_ray.tests.tiny_models import tiny_model
@@ -37,7 +37,7 @@ def test_one_flag_takes_many_values_up_to_the_next_flag_or_setting():
         "--out",
         "o",
     ]
-    assert list(spread(args, {"--models", "--data"})) == [
+    assert list(repeat_flags(args, {"--models", "--data"})) == [
         *("--models", "a", "--models", "b", "--teacher", "t"),
         *("--data", "x.jsonl", "--data", "y.jsonl", "num_seeds=3", "--out", "o"),
     ]
@@ -46,12 +46,12 @@ def test_one_flag_takes_many_values_up_to_the_next_flag_or_setting():
 def test_a_list_ends_at_a_file_of_settings_and_a_flag_without_a_value_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("eval.yaml").write_text("seeds: 2\n")
-    assert list(spread(["--models=a", "b", "eval.yaml"], {"--models"})) == [
+    assert list(repeat_flags(["--models=a", "b", "eval.yaml"], {"--models"})) == [
         *("--models", "a", "--models", "b", "eval.yaml"),
     ]
     for args in (["--models", "--data", "x.jsonl"], ["--data", "x.jsonl", "--models"]):
         with pytest.raises(typer.BadParameter, match="--models needs at least one value"):
-            list(spread(args, {"--models", "--data"}))
+            list(repeat_flags(args, {"--models", "--data"}))
 
 
 def test_models_are_called_as_written_and_data_by_their_files():

@@ -16,7 +16,7 @@ from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.pipeline import phases
 from minillm_ray.deploy.pipeline import runner as module
 from minillm_ray.deploy.pipeline.chain import Chain, is_chain, load_chain
-from minillm_ray.deploy.pipeline.runner import check_chain, go_on, run_chain
+from minillm_ray.deploy.pipeline.runner import check_chain, resume_any, run_chain
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import write_questions
 from rich.console import Console
@@ -164,7 +164,7 @@ def ran(monkeypatch) -> list[str]:
     names: list[str] = []
 
     def run(asked, console):
-        folder = asked.config.output_dir if hasattr(asked, "by") else asked.out
+        folder = asked.config.output_dir if hasattr(asked, "by") else asked.output_dir
         names.append(folder.name)
         for made in ("best", "answers.jsonl"):
             (folder / made).mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def ran(monkeypatch) -> list[str]:
         return folder
 
     stop = {"seqkd"}
-    kinds = {n: replace(k, run=run, told=str, look=None) for n, k in phases.KINDS.items()}
+    kinds = {n: replace(k, run=run, told=str, preflight=None) for n, k in phases.KINDS.items()}
     monkeypatch.setattr(module, "KINDS", kinds)
     monkeypatch.setattr(module, "cluster", lambda settings: nullcontext(""))
     return names
@@ -212,7 +212,7 @@ def test_the_folder_of_a_chain_is_all_that_is_needed_to_go_on(here, ran, tmp_pat
         run_chain(load(here, "phases.minillm.learner.max_steps=9"), Console())
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert is_chain(here / "whole" / "config.yaml")
-    assert "minillm" in str(go_on(here / "whole", Console()))
+    assert "minillm" in str(resume_any(here / "whole", Console()))
     assert ran[3:] == ["seqkd", "minillm", "eval"]
     kept = json.loads((here / "whole" / "phases.json").read_text())
     assert kept["minillm"]["settings"]["learner"]["steps"] == 9

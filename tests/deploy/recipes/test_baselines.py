@@ -29,7 +29,7 @@ def test_every_method_of_the_comparison_has_its_file():
 @pytest.mark.parametrize("name", FILES)
 def test_a_baseline_is_read_without_a_fault_and_names_its_source(name):
     file = FILES[name]
-    out = load_chain(file).out if is_chain(file) else load_run(file).out
+    out = load_chain(file).out if is_chain(file) else load_run(file).output_dir
     assert out.parts[-2:] == ("baselines", name.replace("_", "-"))
     first = [line for line in file.read_text().splitlines() if line.startswith("# ")]
     assert len(first) >= 2
