@@ -48,7 +48,7 @@ def _of_ranks(ranks: int) -> Values:
             Item(chunk=None, position=index, prompt_tokens=PROMPT, answer_tokens=int(length))
             for index, length in enumerate(lengths)
         ]
-        all_items = shard_batch(items, ranks=ranks, micro_batch=MICRO_BATCH)
+        all_items = shard_batch(items, world_size=ranks, micro_batch_size=MICRO_BATCH)
         for run in (run for rank_items in all_items for run in rank_items.micro_batches):
             packed = pack([passages[item.position] for item in run], max_packed_len=ANY_LENGTH)
             slots, used = slots + packed.ids.size, used + packed.used

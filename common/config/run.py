@@ -2,7 +2,7 @@
 
 Every field says its unit in the docstring beneath it. Unknown keys are refused. What can be wrong by
 itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load_run` in
-`deploy.run_file` reads YAML and dotted overrides into it and reports all faults at once.
+`deploy.config.loader` reads YAML and dotted overrides into it and reports all faults at once.
 """
 
 from __future__ import annotations

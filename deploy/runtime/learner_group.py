@@ -58,11 +58,11 @@ class LearnerGroup:
         """One optimiser step on these answers, and blocks of text for the language-model term.
 
         `fresh`: the first step after these answers were drawn, by the weights as they are. Raises
-        NonFiniteLoss, with all weights as they were, or PartLost.
+        NonFiniteLoss, with all weights as they were, or WorkerDied.
         """
         began, learner = time.monotonic(), self._config.learner
         rank_batches = shard_step(
-            items, texts, ranks=learner.world_size, micro_batch=learner.micro_batch_size
+            items, texts, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size
         )
         metrics = self._all("step", lambda rank: (rank_batches[rank],), fresh=fresh, first_epoch=first_epoch)[
             0
@@ -77,7 +77,7 @@ class LearnerGroup:
     def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
         """A record of each answer, in order, by the weights as they are; nothing is learned."""
         learner = self._config.learner
-        all_items = shard_batch(items, ranks=learner.world_size, micro_batch=learner.micro_batch_size)
+        all_items = shard_batch(items, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size)
         parts = self._all("measure", lambda rank: (all_items[rank], temperature))
         found = {
             index: record

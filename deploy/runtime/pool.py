@@ -54,7 +54,7 @@ class Pool:
         """Give each piece to a free actor; `call(actor, piece)` returns references of (list, summary).
 
         `done` is told of each piece as it finishes. Order of the result = order of the pieces, whoever
-        did them. Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        did them. Raises WorkerDied when every actor is gone, and whatever an actor itself raised.
         """
         chunks: list[Chunk | None] = [None] * len(pieces)
         waiting = deque(range(len(pieces)))
@@ -84,7 +84,7 @@ class Pool:
     def broadcast(self, call: Callable[[Any], Any]) -> list[Any]:
         """Ask every actor the same, at once; results of those that live, in the order of the actors.
 
-        Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        Raises WorkerDied when every actor is gone, and whatever an actor itself raised.
         """
         found = []
         for name, answer in [(n, call(a)) for a, n in zip(self.actors, self.names, strict=True)]:
@@ -111,7 +111,7 @@ class Pool:
 def result_of(call: Any, name: str | None = None) -> Any:
     """What a call gave; an error that a person is meant to read comes as itself, not as Ray's account of it.
 
-    With a `name`, the death of the actor is told as PartLost.
+    With a `name`, the death of the actor is told as WorkerDied.
     """
     try:
         return ray.get(call)

@@ -75,7 +75,7 @@ class Lesson:
     def step(self, order: list[int], *, micro_batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
         self.engine.student.zero_grad()
         items = items_of("answers", self._scene.samples)
-        (rank_batch,) = shard_step([items[i] for i in order], [], ranks=1, micro_batch=micro_batch)
+        (rank_batch,) = shard_step([items[i] for i in order], [], world_size=1, micro_batch_size=micro_batch)
 
         def load(item: Item) -> Any:
             return self._scene.samples[item.position]
@@ -107,7 +107,7 @@ def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
     teacher = kept.runner.teacher
     assert teacher is not None
     for order, micro_batch in zip(orders, (3, 2, 4), strict=True):
-        found, want = (lesson.step(order, micro_batch=micro_batch) for lesson in (kept, plain))
+        found, want = (lesson.step(order, micro_batch_size=micro_batch) for lesson in (kept, plain))
         for name, (total, _) in want[0].items():
             assert found[0][name][0] == pytest.approx(total, rel=1e-5, abs=1e-6), name
         for name, gradient in want[1].items():
@@ -115,7 +115,7 @@ def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
         kept.runner.teacher = replace(teacher, weight=torch.full_like(teacher.weight, torch.nan))
     kept.runner.release()
     with pytest.raises(NonFiniteLoss):  # the next set asks the teacher anew
-        kept.step(orders[0], micro_batch=3)
+        kept.step(orders[0], micro_batch_size=3)
 
 
 @pytest.mark.parametrize(

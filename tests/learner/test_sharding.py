@@ -20,7 +20,7 @@ def test_every_item_is_dealt_once_and_can_be_traced_back(
     lengths: list[tuple[int, int]], ranks: int, micro_batch: int
 ) -> None:
     items = items_of(lengths)
-    all_items = shard_batch(items, ranks=ranks, micro_batch=micro_batch)
+    all_items = shard_batch(items, world_size=ranks, micro_batch_size=micro_batch)
     dealt = [item for rank_items in all_items for run in rank_items.micro_batches for item in run]
     order = [index for rank_items in all_items for index in rank_items.order]
     assert [items[index] for index in order] == dealt
@@ -31,7 +31,7 @@ def test_every_item_is_dealt_once_and_can_be_traced_back(
 def test_all_ranks_make_the_same_number_of_forwards_none_too_large_or_needless(
     lengths: list[tuple[int, int]], ranks: int, micro_batch: int
 ) -> None:
-    all_items = shard_batch(items_of(lengths), ranks=ranks, micro_batch=micro_batch)
+    all_items = shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch)
     even_share = -(-len(lengths) // ranks)
     assert {len(rank_items.micro_batches) for rank_items in all_items} == {-(-even_share // micro_batch)}
     assert all(len(run) <= micro_batch for rank_items in all_items for run in rank_items.micro_batches)
@@ -42,13 +42,13 @@ def test_totals_are_those_of_the_whole_step(
     lengths: list[tuple[int, int]], ranks: int, micro_batch: int
 ) -> None:
     want = Totals(answers=len(lengths), answer_tokens=sum(t for _, t in lengths))
-    for rank_items in shard_batch(items_of(lengths), ranks=ranks, micro_batch=micro_batch):
+    for rank_items in shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch):
         assert rank_items.totals == want
 
 
 def test_ranks_get_even_loads_and_micro_batches_like_lengths() -> None:
     lengths = [(10, n) for n in range(1, 33)]
-    all_items = shard_batch(items_of(lengths), ranks=2, micro_batch=4)
+    all_items = shard_batch(items_of(lengths), world_size=2, micro_batch_size=4)
     loads = [
         sum(i.prompt_tokens + i.answer_tokens for run in h.micro_batches for i in run) for h in all_items
     ]
@@ -60,20 +60,20 @@ def test_ranks_get_even_loads_and_micro_batches_like_lengths() -> None:
 
 
 def test_a_rank_without_an_answer_still_takes_part() -> None:
-    all_items = shard_batch(items_of([(2, 3)]), ranks=3, micro_batch=2)
+    all_items = shard_batch(items_of([(2, 3)]), world_size=3, micro_batch_size=2)
     assert [len(rank_items.micro_batches[0]) for rank_items in all_items] == [1, 0, 0]
 
 
 def test_texts_have_totals_of_their_own() -> None:
     answers, texts = items_of([(2, 3), (2, 4)]), items_of([(1, 10), (1, 10), (1, 10)])
-    for rank_batch in shard_step(answers, texts, ranks=2, micro_batch=1):
+    for rank_batch in shard_step(answers, texts, world_size=2, micro_batch_size=1):
         assert rank_batch.answers.totals == Totals(answers=2, answer_tokens=7)
         assert rank_batch.texts.totals == Totals(answers=3, answer_tokens=30)
         assert (len(rank_batch.answers.micro_batches), len(rank_batch.texts.micro_batches)) == (1, 2)
 
 
 def test_a_step_without_texts_has_no_rounds_of_them() -> None:
-    assert shard_step(items_of([(2, 3)]), [], ranks=1, micro_batch=1)[0].texts.micro_batches == ()
+    assert shard_step(items_of([(2, 3)]), [], world_size=1, micro_batch_size=1)[0].texts.micro_batches == ()
 
 
 def test_the_divisor_counts_tokens_or_sequences() -> None:

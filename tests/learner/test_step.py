@@ -86,7 +86,7 @@ def step(
     rules = StepRules(objective=objective, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, chunk_tokens=5)
     runner = StepRunner(engine, rules, head_of(scene.head, VOCABULARY, CPU))
     (rank_batch,) = shard_step(
-        items_of("answers", samples), items_of("texts", texts), ranks=1, micro_batch=micro_batch
+        items_of("answers", samples), items_of("texts", texts), world_size=1, micro_batch_size=micro_batch
     )
 
     def load(item: Item) -> Scored | Passage:
@@ -129,9 +129,9 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: ObjectiveConfig) -> None:
-    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
+    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8)
     for micro_batch in (1, 3):
-        found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=micro_batch)
+        found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch_size=micro_batch)
         assert found == pytest.approx(values, rel=1e-5)
         assert_same(gradient, want)
 
@@ -142,8 +142,8 @@ def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objecti
     assert batch.layout is not None
     assert len(batch.ids) < len(scene.samples)
     padded = PlainEngine(scene, max_packed_len=0)
-    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8, engine=padded)
-    found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
+    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8, engine=padded)
+    found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8)
     assert found == pytest.approx(values, rel=1e-5)
     assert_same(gradient, want)
 
@@ -157,8 +157,8 @@ def test_answers_to_one_prompt_read_it_once_and_teach_what_padded_ones_do(scene:
     assert batch.ids.numel() < sum(len(prompt) + len(p.answer_ids) for p in passages) - len(prompt)
     assert (batch.positions == batch.positions[0]).sum() > 1, "several answers begin behind one slot"
     padded = PlainEngine(scene, max_packed_len=0)
-    values, want = step(scene, ObjectiveConfig(), samples, micro_batch=8, engine=padded)
-    found, gradient = step(scene, ObjectiveConfig(), samples, micro_batch=8)
+    values, want = step(scene, ObjectiveConfig(), samples, micro_batch_size=8, engine=padded)
+    found, gradient = step(scene, ObjectiveConfig(), samples, micro_batch_size=8)
     assert found == pytest.approx(values, rel=1e-5)
     assert_same(gradient, want)
 
@@ -215,7 +215,7 @@ def test_atkd_takes_sampled_tokens_as_gold_and_the_median_over_the_step(scene: S
         return 0.2 * easy_value[~hard].mean() + 0.8 * hard_value[hard].mean()
 
     value, want = gradient_of(loss, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch=3)
+    found, gradient = step(scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch_size=3)
     assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
     assert_same(gradient, want)
 
@@ -297,7 +297,7 @@ def test_a_gradient_that_is_not_finite_names_the_answers_of_the_step(scene: Scen
 
 def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
     engine = PlainEngine(scene)
-    (rank_items,) = shard_batch(items_of("answers", scene.samples), ranks=1, micro_batch=3)
+    (rank_items,) = shard_batch(items_of("answers", scene.samples), world_size=1, micro_batch_size=3)
     head = head_of(scene.head, VOCABULARY, CPU)
     found = measure(
         engine,
@@ -323,7 +323,7 @@ def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
 
 def test_measuring_without_a_teacher_leaves_the_divergences_out(scene: Scene) -> None:
     passages = [sample.passage for sample in scene.samples]
-    (rank_items,) = shard_batch(items_of("answers", passages), ranks=1, micro_batch=8)
+    (rank_items,) = shard_batch(items_of("answers", passages), world_size=1, micro_batch_size=8)
     (first, *_) = measure(
         PlainEngine(scene),
         rank_items,

@@ -81,7 +81,7 @@ class Learner:
 
     def step(self, answers: Sequence[Item], texts: Sequence[Item] = ()) -> dict[str, float]:
         rank_batches = shard_step(
-            answers, texts, ranks=self.world, micro_batch=self.config.learner.micro_batch_size
+            answers, texts, world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
         )
         metrics = self.runner.step(rank_batches[self.rank], self._load, fresh=True, first_epoch=True)
         return {name: total / count for name, (total, count) in metrics.items()}
@@ -91,7 +91,7 @@ class Learner:
 
     def measure(self) -> list[AnswerMeasure]:
         all_items = shard_batch(
-            self.all_items()[0], ranks=self.world, micro_batch=self.config.learner.micro_batch_size
+            self.all_items()[0], world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
         )
         return measure(
             self.engine,
