@@ -51,7 +51,7 @@ def runs(asked: Asked, validation: str) -> dict[str, Settings]:
             }
             phase: Settings = {"do": "train", "student": {"path": "${output_dir}/start/last"}, "seed": seed}
             phase |= {**own, "learner": learner, "save_steps": 10_000}
-            phase["validation"] = {"every": asked.every, "metric": "reverse_kl"}
+            phase |= {"eval_steps": asked.every, "validation": {"metric": "reverse_kl"}}
             phase["data"] = {"validation": {"path": validation}}
             if name == "seqkd":
                 phase["data"]["train"] = {"path": "${output_dir}/answers/answers.jsonl"}
