@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.heads import Head
-from ..common.types import AnswerMeasure, Passage, Rollout, Scored
+from ..common.types import AnswerMeasure, Passage, Scored, sample_of
 from .batching import Batch, batch_of, passage_of
 from .sharding import RankItems
 from .step import Load, TrainEngine, teacher_hidden
@@ -84,7 +84,7 @@ def _records(
         records.append(
             AnswerMeasure(
                 prompt_id=passage.prompt_id,
-                sample=passage.sample if isinstance(passage, Rollout) else 0,
+                sample=sample_of(passage),
                 tokens=len(passage.answer_ids),
                 nll=nll or 0.0,
                 entropy=entropy or 0.0,

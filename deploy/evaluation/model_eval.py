@@ -15,9 +15,8 @@ import ray
 
 from ...actors.measurer import PassageMeasure
 from ...common.config.eval import METRICS, NEED_ANSWERS, NEED_REFERENCES, EvalConfig
-from ...common.types import SamplingSpec
+from ...common.types import BatchSummary, SamplingSpec
 from ..cli.progress import Progress
-from ..data.streams import sizes
 from ..runtime.pool import Chunk, chunked
 from ..runtime.workers import EvalWorkerGroup
 from ..training.metrics_log import summary_of
@@ -153,7 +152,7 @@ class ModelEval:
     def _read_given(self) -> None:
         self._phase("reading given answers")
         chunks = [
-            Chunk(ref=ray.put(list(piece)), summary=sizes(piece))
+            Chunk(ref=ray.put(list(piece)), summary=BatchSummary.of(piece))
             for piece in chunked(self._task.given, self._config.engine.chunk)
         ]
         tell = self._counting(len(self._task.given))
