@@ -90,7 +90,9 @@ def _run(config: RunConfig, folder: RunFolder, state: State | None, console: Con
             for drop in streams.dropped if state is None else ():  # a resumed run has told of them
                 recorder.dropped(drop)
             try:
-                with start_workers(config, plan, folder) as workers:
+                with start_workers(
+                    config, folder.rollouts, vocabulary=plan.vocabulary, max_tokens=plan.max_tokens
+                ) as workers:
                     result = Driver(config, streams, workers, folder, recorder, progress, state).run()
             finally:
                 recorder.close()

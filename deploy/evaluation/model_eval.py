@@ -105,16 +105,16 @@ class ModelEval:
             self._phase("answering")
             tell = self._counting(count * self._config.num_seeds, count * number)
             by_seed[seed] = self._workers.generate(task.prompts, self._spec(seed), tell)
-            graded = self._workers.grade(
+            scored = self._workers.write_answers(
+                self._folder.answers(part.model, part.data, seed),
                 by_seed[seed],
                 seed=seed,
                 prompts=task.questions,
                 references=task.references,
                 rule=task.rule,
-                file=self._folder.answers(part.model, part.data, seed),
             )
-            part.answers += [AnswerFigures(**asdict(grade)) for grade in graded.grades]
-            part.distinct[seed] = graded.distinct_grams, graded.grams
+            part.answers += [AnswerFigures(**asdict(score), seed=seed) for score in scored.scores]
+            part.distinct[seed] = scored.distinct_grams, scored.grams
         if self._compares:
             self._compare(by_seed)
 
