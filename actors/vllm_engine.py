@@ -207,7 +207,8 @@ def _requests(runner: Any) -> Requests:
 def local_folder(model: ModelConfig) -> str:
     """The model's own folder, or the hub's files at `revision`, downloaded unless this machine has them.
 
-    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises ModelError.
+    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises
+    ModelError.
     """
     if Path(model.path).is_dir():
         return model.path
@@ -300,8 +301,8 @@ def _start(
         if "cache" not in str(error):
             raise
         raise ConfigError(
-            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens} tokens"
-            f" (or more than this machine has); vLLM says: {error}"
+            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
+            f" tokens (or more than this machine has); vLLM says: {error}"
         ) from error
 
 

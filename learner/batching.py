@@ -67,7 +67,7 @@ def batch_of(
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
 
-    Answers share rows if none is longer than `max_packed_len`: what `shared_rows.enable_packing` says of the model.
+    Answers share rows if none is longer than `max_packed_len`, which `enable_packing` gives for a model.
     """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:

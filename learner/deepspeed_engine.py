@@ -1,6 +1,6 @@
-"""DeepSpeed behind TrainEngine: the only door to it.
+"""DeepSpeed behind TrainEngine.
 
-What does not fit is undone or taken over. DeepSpeed averages gradients over ranks, while losses here are
+What does not fit is undone or replaced. DeepSpeed averages gradients over ranks, while losses here are
 divided by the whole step already. It counts micro-batches, while their number varies from step to step:
 `managed_gradient_accumulation: false` makes `step` the boundary, at every ZeRO stage. At stage 0 it steps
 whatever the gradient is, so the norm is taken and clipped in a hook of the optimiser instead.
@@ -44,10 +44,10 @@ TAG = "state"
 def join(
     rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None = None
 ) -> torch.device:
-    """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo.
+    """Connect to the other ranks; the device to compute on. NCCL where this process has a GPU, else gloo.
 
-    `listen_socket` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
-    was only looked up would be free for anyone until rank 0 has imported torch.
+    `listen_socket`, on rank 0 alone, is the socket that listens at `address` and `port`. A port that was only
+    looked up could be taken by anyone until rank 0 has imported torch.
     """
     has_gpu = torch.cuda.is_available()
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))

@@ -39,7 +39,7 @@ from .returns import Moments, merged
 from .sharding import Item, RankBatch
 
 Load = Callable[[Item], Scored | Passage]
-"""Where an item's tokens come from."""
+"""From an item to its tokens."""
 MAX_NAMES = 8
 """Answers that an error names."""
 
@@ -60,7 +60,7 @@ class StepRules:
 
 @dataclass(kw_only=True, eq=False)
 class _Sums:
-    """What a step's micro-batches leave behind on this rank."""
+    """Sums over a step's micro-batches on this rank."""
 
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     bad: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class StepRunner:
         self._kept: TeacherLogprobCache | None = None
 
     def release(self) -> None:
-        """The set of answers is done with."""
+        """The set of answers was trained on."""
         if self._kept is not None:
             self._kept.release()
 

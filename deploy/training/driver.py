@@ -142,7 +142,11 @@ class Driver:
         )
         seconds = time.monotonic() - began
         tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
-        values = {"rollout/set_s": seconds, "rollout/tokens_per_s": tokens / seconds}
+        values = {
+            "rollout/set_s": seconds,
+            "rollout/tokens_per_s": tokens / seconds,
+            "rollout/dropped": float(sum(len(chunk.summary.dropped) for chunk in chunks)),
+        }
         self._recorder.record(self._state.step, values)
         self._progress.show(drawn=f"{tokens / seconds:,.0f} tokens/s")
         return chunks

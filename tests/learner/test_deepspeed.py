@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from minillm_ray.common.config.objective import ObjectiveConfig
-from minillm_ray.common.config.run import LearnerConfig, ModelConfig
-from minillm_ray.common.errors import ConfigError
+from minillm_ray.common.config.run import LearnerConfig, ModelConfig, RunConfig
 from minillm_ray.common.types import Rollout
 from minillm_ray.learner.batching import pad_answers
-from minillm_ray.learner.deepspeed_engine import load_student, zero_stage
+from minillm_ray.learner.deepspeed_engine import load_student
 from minillm_ray.learner.objective import advantage_moments, token_constants, token_loss
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,
@@ -234,13 +234,24 @@ def test_dropout_is_off_where_the_student_must_be_the_one_that_sampled(tmp_path:
 
 
 def test_offload_without_zero_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match=r"learner\.offload = cpu .* set learner\.zero_stage to 1, 2 or 3"):
-        zero_stage(LearnerConfig(offload="cpu"))
-    assert zero_stage(LearnerConfig(offload="cpu", zero_stage=2)) == 2
+    def told(stage: int) -> list[str]:
+        learner = LearnerConfig(offload="cpu", zero_stage=stage)
+        faults = RunConfig(student=ModelConfig(path="student"), learner=learner).faults()
+        return [text for text in map(str, faults) if "learner.offload" in text]
+
+    (fault,) = told(0)
+    assert re.search(r"learner\.offload = cpu .* set learner\.zero_stage to 1, 2 or 3", fault)
+    assert told(2) == []
 
 
 def test_bfloat16_never_adds_gradients_up_in_bfloat16() -> None:
-    assert [zero_stage(LearnerConfig(dtype="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
+    assert [LearnerConfig(dtype="bfloat16", zero_stage=s).effective_zero_stage for s in STAGES] == [
+        1,
+        1,
+        2,
+        3,
+    ]
+    assert [LearnerConfig(zero_stage=s).effective_zero_stage for s in STAGES] == [0, 1, 2, 3]
 
 
 def test_the_tokens_that_atkd_calls_hard_are_those_of_all_ranks(

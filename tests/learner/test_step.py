@@ -16,10 +16,11 @@ from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.common.packed_attention import enable_packing, read
 from minillm_ray.common.types import Passage, Rollout, Scored
 from minillm_ray.learner.batching import Batch, batch_of
+from minillm_ray.learner.engine import Result, TrainEngine
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.rank import head_of
 from minillm_ray.learner.sharding import Item, shard_batch, shard_step
-from minillm_ray.learner.step import Result, StepRules, StepRunner
+from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,
     VOCABULARY,
@@ -35,7 +36,7 @@ from torch import Tensor
 CPU = torch.device("cpu")
 
 
-class PlainEngine:
+class PlainEngine(TrainEngine):
     """One rank and its student; the optimiser only tells the norm."""
 
     def __init__(self, scene: Scene, *, max_packed_len: int = 1000):
