@@ -22,7 +22,7 @@ from ...actors.answer_files import ANSWERS, PARTS, Joined, answered, join
 from ...common.config.run import RunConfig
 from ...common.errors import ConfigError, DataError, MinillmError
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
-from ..cli.progress import Progress, clock
+from ..cli.progress import Progress, clock, summary_of
 from ..config.loader import CONFIG_FILE, Values, load_run
 from ..config.presets import Author, as_generation
 from ..data.readers import Questions
@@ -33,7 +33,6 @@ from ..preflight.rules import cache_faults, max_tokens, model_faults, resource_f
 from ..runtime.cluster import cluster
 from ..runtime.placement import engine_bundles
 from ..runtime.workers import start_generate_workers
-from ..training.metrics_log import summary_of
 
 HEAD = "# Answers to data.train, by `minillm generate`"
 """How config.yaml of a generation begins, which is no run."""
@@ -76,10 +75,15 @@ class Work:
 
 
 def load_generation(
-    path: Path | str, overrides: Sequence[str], *, out: Path, by: Author = "teacher", keep_cut: bool = False
+    path: Path | str,
+    overrides: Sequence[str],
+    *,
+    output_dir: Path,
+    by: Author = "teacher",
+    keep_cut: bool = False,
 ) -> Generation:
     """Read a run file as one that has `by` answer data.train. Raises ConfigError as `load_run` does."""
-    config = load_run(path, [*overrides, f"output_dir={out}"], as_generation(by))
+    config = load_run(path, [*overrides, f"output_dir={output_dir}"], as_generation(by))
     return Generation(config=config, by=by, keep_cut=keep_cut)
 
 
