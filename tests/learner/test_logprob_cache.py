@@ -72,10 +72,12 @@ class Lesson:
         )
         self.runner = StepRunner(self.engine, rules, head_of(scene.head, VOCABULARY, CPU))
 
-    def step(self, order: list[int], *, micro_batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
+    def step(self, order: list[int], *, micro_batch_size: int) -> tuple[Any, dict[str, torch.Tensor]]:
         self.engine.student.zero_grad()
         items = items_of("answers", self._scene.samples)
-        (rank_batch,) = shard_step([items[i] for i in order], [], world_size=1, micro_batch_size=micro_batch)
+        (rank_batch,) = shard_step(
+            [items[i] for i in order], [], world_size=1, micro_batch_size=micro_batch_size
+        )
 
         def load(item: Item) -> Any:
             return self._scene.samples[item.position]
@@ -106,8 +108,8 @@ def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
     orders = [list(range(count)), list(range(count))[::-1], list(range(count))[1::2]]
     teacher = kept.runner.teacher
     assert teacher is not None
-    for order, micro_batch in zip(orders, (3, 2, 4), strict=True):
-        found, want = (lesson.step(order, micro_batch_size=micro_batch) for lesson in (kept, plain))
+    for order, micro_batch_size in zip(orders, (3, 2, 4), strict=True):
+        found, want = (lesson.step(order, micro_batch_size=micro_batch_size) for lesson in (kept, plain))
         for name, (total, _) in want[0].items():
             assert found[0][name][0] == pytest.approx(total, rel=1e-5, abs=1e-6), name
         for name, gradient in want[1].items():

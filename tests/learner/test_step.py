@@ -77,7 +77,7 @@ def step(
     samples: Sequence[Scored | Passage],
     texts: Sequence[Scored | Passage] = (),
     *,
-    micro_batch: int = 3,
+    micro_batch_size: int = 3,
     engine: PlainEngine | None = None,
     fresh: bool = False,
     first_epoch: bool = False,
@@ -87,7 +87,10 @@ def step(
     rules = StepRules(objective=objective, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, chunk_tokens=5)
     runner = StepRunner(engine, rules, head_of(scene.head, VOCABULARY, CPU))
     (rank_batch,) = shard_step(
-        items_of("answers", samples), items_of("texts", texts), world_size=1, micro_batch_size=micro_batch
+        items_of("answers", samples),
+        items_of("texts", texts),
+        world_size=1,
+        micro_batch_size=micro_batch_size,
     )
 
     def load(item: Item) -> Scored | Passage:
@@ -131,8 +134,10 @@ OBJECTIVES = {
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: ObjectiveConfig) -> None:
     values, want = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8)
-    for micro_batch in (1, 3):
-        found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch_size=micro_batch)
+    for micro_batch_size in (1, 3):
+        found, gradient = step(
+            scene, objective, scene.samples, scene.texts, micro_batch_size=micro_batch_size
+        )
         assert found == pytest.approx(values, rel=1e-5)
         assert_same(gradient, want)
 

@@ -32,7 +32,7 @@ class Rank:
 
     _listen_socket: socket.socket | None = None
 
-    def index(self) -> int:
+    def listen(self) -> int:
         self._listen_socket = socket.create_server(("127.0.0.1", 0))
         return self._listen_socket.getsockname()[1]
 
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, size: int):
         self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
-        port = self._ranks[0].index.remote()
+        port = self._ranks[0].listen.remote()
         self._met = [rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -90,12 +90,12 @@ class Learner:
         return items_of("answers", self.scene.samples), items_of("texts", self.scene.texts)
 
     def measure(self) -> list[AnswerMeasure]:
-        all_items = shard_batch(
+        shards = shard_batch(
             self.all_items()[0], world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
         )
         return measure(
             self.engine,
-            all_items[self.rank],
+            shards[self.rank],
             self._load,
             teacher=self.runner.teacher,
             temperature=1.0,
