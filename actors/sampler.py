@@ -53,7 +53,7 @@ class Generates(Protocol):
         ...
 
     def load(self, manifest: WeightManifest, received: Sequence[Received]) -> None:
-        """Take on newer student weights: what came of each bucket of the manifest."""
+        """Load newer student weights: what was received of each bucket of the manifest."""
         ...
 
 
@@ -85,7 +85,7 @@ class Sampler:
         given: list[Rollout] | list[Scored] = rollouts
         if spec.states is not None:
             assert spec.temperature == 1, (
-                "log p at the sampling temperature stands for both of a scored answer"
+                "a scored answer has log p at temperature 1, which must be the sampling temperature"
             )
             given = [_scored(rollout, one, spec.states) for rollout, one in zip(rollouts, drawn, strict=True)]
         return given, BatchSummary.of(rollouts, seconds=time.perf_counter() - start, dropped=dropped)
@@ -96,7 +96,7 @@ class Sampler:
             self._prefetcher.prefetch(version, refs)
 
     def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
-        """Take on newer weights; their version, and the seconds it took.
+        """Load newer weights; their version, and the seconds it took.
 
         Raises ModelError if they are not newer than those held: an actor never goes back.
         """

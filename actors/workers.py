@@ -33,7 +33,7 @@ class Worker:
     """What all of them share: a name, and facts about their process."""
 
     libraries: tuple[str, ...] = ()
-    """Whose versions are told."""
+    """Those whose versions are among the facts."""
 
     def __init__(self, name: str):
         self._name = name

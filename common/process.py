@@ -62,7 +62,7 @@ def empty_folder(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:
-    """What a worker tells of its process once it is ready, for the log."""
+    """What there is to know of a worker's process once it is ready, for the log."""
 
     name: str
     pid: int

@@ -116,7 +116,7 @@ class DeepSpeedEngine:
         self.stage = learner.effective_zero_stage
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
-        if self.stage == 0:  # ZeRO lays them out by itself
+        if self.stage == 0:  # ZeRO has a layout of its own
             _pack_shared(self.student)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
@@ -138,7 +138,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         if self.stage == 0 and dist.get_world_size() == 1:
-            # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same. Its
+            # No other rank to add to; DeepSpeed would still copy every gradient into one tensor and back. Its
             # zeros for what had no gradient are made in `_clip_before_step`.
             self._engine.enable_backward_allreduce = False
             _add_rows_in_place(self.student)
@@ -256,7 +256,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
 
 
 def _pack_shared(student: PreTrainedModel) -> None:
-    """Let the parameters lie back to back, in order, so that they are published as few long arrays."""
+    """Make the parameters adjacent in memory, in order, so that they are published as few long arrays."""
     parameters = [p for p in student.parameters() if p.dtype == torch.float32]
     stretches = torch.empty(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])
     for parameter, stretch in zip(parameters, stretches, strict=True):
@@ -264,7 +264,7 @@ def _pack_shared(student: PreTrainedModel) -> None:
 
 
 def _add_rows_in_place(student: PreTrainedModel) -> None:
-    """Add the embedding's gradient, a few rows, to what there is of the weight's where that lies.
+    """Add the embedding's gradient, a few rows, to the weight's gradient in place.
 
     Autograd would make a matrix of zeros around them, and of tied weights a third one of the sum with the
     head's, which is there first.

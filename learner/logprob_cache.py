@@ -32,7 +32,7 @@ class CachedRows:
 
 
 class TeacherLogprobCache:
-    """Room for log p at so many answer positions of one set, in float32."""
+    """log p at so many answer positions of one set, in float32."""
 
     def __init__(self, positions: int, vocabulary: int, device: torch.device):
         self._table = torch.empty(positions, vocabulary, device=device)  # memory is taken as it is written
@@ -40,7 +40,7 @@ class TeacherLogprobCache:
         self._used = 0
 
     def rows(self, answers: Sequence[tuple[Hashable, int]]) -> CachedRows | None:
-        """Rows of these answers, by key and number of tokens; None where only some are known, or no room is.
+        """Rows of these answers, by key and number of tokens; None if some are not known or it is full.
 
         Whoever gets rows that are not known must write all of them before anyone asks for them again.
         """

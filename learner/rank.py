@@ -94,7 +94,7 @@ class Rank:
                 temperature=config.rollout.temperature if config.samples_answers else 1.0,
                 max_new_tokens=config.rollout.max_new_tokens,
                 chunk_tokens=config.learner.head_chunk,
-                kept_positions=config.kept_positions(vocabulary),
+                cached_positions=config.kept_positions(vocabulary),
             ),
         )
 

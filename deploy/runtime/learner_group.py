@@ -44,7 +44,7 @@ class LearnerGroup:
         self._facts: list[ProcessFacts] = []
 
     def ready(self) -> list[ProcessFacts]:
-        """Wait until all ranks are connected and hold the student; what each tells of its process.
+        """Wait until all ranks are connected and hold the student; facts of each process.
 
         Raises ClusterError after cluster.start_timeout_s.
         """

@@ -47,7 +47,7 @@ class ActorGroup:
 
     def __init__(self, reserved: Reservation, cluster: ClusterConfig, engine: EngineConfig, tokenizer: Any):
         self.facts: list[ProcessFacts] = []
-        """What each actor told of its process when it became ready."""
+        """About each actor's process, from the time when it became ready."""
         self._reserved, self._cluster, self._engine = reserved, cluster, engine
         self._pools: list[Pool] = []
         self._sink: Any = TextSinkActor.options(**reserved.writer_options()).remote("writer", tokenizer)

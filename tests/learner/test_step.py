@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -36,8 +36,8 @@ from torch import Tensor
 CPU = torch.device("cpu")
 
 
-class PlainEngine(TrainEngine):
-    """One rank and its student; the optimiser only tells the norm."""
+class PlainEngine:
+    """What a step asks of a TrainEngine: one rank and its student; the optimiser only tells the norm."""
 
     def __init__(self, scene: Scene, *, max_packed_len: int = 1000):
         self.device, self.student = CPU, model_of(scene.student)
@@ -85,7 +85,7 @@ def step(
     """Means of all metrics, and the gradient of every parameter."""
     engine = engine or PlainEngine(scene)
     rules = StepRules(objective=objective, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, chunk_tokens=5)
-    runner = StepRunner(engine, rules, head_of(scene.head, VOCABULARY, CPU))
+    runner = StepRunner(cast(TrainEngine, engine), rules, head_of(scene.head, VOCABULARY, CPU))
     (rank_batch,) = shard_step(
         items_of("answers", samples),
         items_of("texts", texts),
@@ -308,7 +308,7 @@ def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
     (rank_items,) = shard_batch(items_of("answers", scene.samples), world_size=1, micro_batch_size=3)
     head = head_of(scene.head, VOCABULARY, CPU)
     found = measure(
-        engine,
+        cast(TrainEngine, engine),
         rank_items,
         lambda item: scene.samples[item.position],
         teacher=head,
@@ -333,7 +333,7 @@ def test_measuring_without_a_teacher_leaves_the_divergences_out(scene: Scene) ->
     passages = [sample.passage for sample in scene.samples]
     (rank_items,) = shard_batch(items_of("answers", passages), world_size=1, micro_batch_size=8)
     (first, *_) = measure(
-        PlainEngine(scene),
+        cast(TrainEngine, PlainEngine(scene)),
         rank_items,
         lambda item: passages[item.position],
         teacher=None,
