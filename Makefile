@@ -36,7 +36,7 @@ demo:
 	@$(BIN)/minillm demo
 
 demo-models: setup
-	$(BIN)/python -m minillm_ray.deploy.demo.models
+	$(BIN)/python -m minillm_ray.benchmarks.demo.models
 
 test: lint
 	$(BIN)/pytest --durations=15

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.messages import Rollout
-from .writer import Decodes
+from ..common.types import Rollout
+from .text_sink import Decodes
 
 Question = Mapping[str, Any]
 """What a row of the data set asked: `instruction` and `input`, or `messages` without the answer."""

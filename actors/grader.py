@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..common.messages import Rollout
+from ..common.types import Rollout
 from .evaluation.diversity import words_as_ids
 from .evaluation.extraction import is_right
 from .evaluation.health import distinct_n, repetition
 from .evaluation.text_scores import exact_match, rouge_l
-from .writer import Decodes, readable
+from .text_sink import Decodes, readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

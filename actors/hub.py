@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..common.config import ModelConfig
+from ..common.config.run import ModelConfig
 from ..common.errors import ModelError
 
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")

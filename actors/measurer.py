@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..common import divergence
-from ..common.config import ModelConfig, ScoringConfig
+from ..common.config.run import ModelConfig, ScoringConfig
 from ..common.heads import check_head, read_head
-from ..common.messages import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
-from ..common.shared_rows import share
+from ..common.packed_attention import share
+from ..common.types import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
 from .scorer import Reading, batches, check_passage, load_model, num_inputs
 
 if TYPE_CHECKING:

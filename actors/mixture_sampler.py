@@ -13,7 +13,7 @@ from torch import Tensor
 from vllm.v1.outputs import SamplerOutput
 
 from ..common.arrays import array_of
-from ..common.messages import Floats, Ids
+from ..common.types import Floats, Ids
 from .mixing import draw
 from .mixture_model import TeacherMixedForCausalLM
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.errors import ModelError
-from ..common.messages import (
+from ..common.metrics import Metrics
+from ..common.types import (
     BatchSummary,
     Dropped,
     FinishReason,
@@ -23,9 +24,8 @@ from ..common.messages import (
     Scored,
     WeightVersion,
 )
-from ..common.metrics import Metrics
 from ..common.weights import WeightManifest
-from .arrivals import Arrivals, Fetch, Received
+from .weight_prefetcher import Arrivals, Fetch, Received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common import products
+from ..common import onednn_linear
 from ..common.arrays import array_of, tensor_of
-from ..common.config import Precision, ScoringConfig
+from ..common.config.base import Precision
+from ..common.config.run import ScoringConfig
 from ..common.divergence import drawn_logprobs
 from ..common.errors import DataError, ModelError
 from ..common.heads import check_head, read_head
-from ..common.messages import BatchSummary, Passage, Rollout, Scored
+from ..common.packed_attention import Layout, read, share
 from ..common.packing import pack
-from ..common.shared_rows import Layout, read, share
+from ..common.types import BatchSummary, Passage, Rollout, Scored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,7 +199,7 @@ def load_model(path: str, revision: str | None, precision: Precision, key: str) 
     if torch.cuda.is_available():
         # transformers wraps model.cuda in a way that type checkers cannot read
         torch.nn.Module.cuda(model)
-    products.use_in(model)
+    onednn_linear.use_in(model)
     return model
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..common.config import EngineConfig
+from ..common.config.run import EngineConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.imports import collector_paused
-from ..common.messages import Floats, Ids, Prompt, SamplingSpec, WeightVersion
+from ..common.process import collector_paused
+from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion
 from ..common.weights import WeightManifest
-from .arrivals import Received
 from .sampler import Drawn, sample_numbers
+from .weight_prefetcher import Received
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

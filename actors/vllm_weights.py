@@ -22,9 +22,9 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
-from ..common.messages import WeightVersion
+from ..common.types import WeightVersion
 from ..common.weights import TensorForm, WeightBucket, WeightManifest, checksum
-from .arrivals import Received
+from .weight_prefetcher import Received
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.heads import Head
-from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.divergences import REVERSE_KL
-from minillm_ray.learner.fused_head import fused_loss
+from minillm_ray.learner.fused_loss import fused_loss
 from minillm_ray.learner.objective import TokenConstants, answer_loss
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from ..deploy.models import cut_model, fetch_model
+from ..deploy.models.convert import cut_model, fetch_model
 
 Values = dict[str, Any]
 LAYERS = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..deploy.recorder import read_metrics
+from ..deploy.training.metrics_log import read_metrics
 from .ground import MICRO_BATCH, Cell, Files, Values
 
 REVERSE_KL: Values = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..common.packing import Ints, Tokens, pack
-from ..learner.dealing import Item, deal
+from ..learner.sharding import Item, deal
 from .ground import MICRO_BATCH, Cell, Values
 
 ANSWERS, STEPS = 64, 20

@@ -1,6 +1,6 @@
 """Exact figures of two next-token distributions over the whole vocabulary, measured chunk by chunk.
 
-For measuring only: nothing here is differentiated (learner/fused_head.py is for that). V = vocabulary.
+For measuring only: nothing here is differentiated (learner/fused_loss.py is for that). V = vocabulary.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .products import linear
+from .onednn_linear import linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,21 +12,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..common.config import RunConfig
+from ..common.config.run import RunConfig
 from ..common.errors import ConfigError
-from .cast import cast
-from .check import Plan, check_run
-from .cluster import cluster
-from .eval_file import load_eval
-from .evaluate import Evaluation, evaluate
-from .feed import Feed
-from .plots import plot_run
-from .progress import Progress
-from .recorder import Recorder, forget_after, read_metrics, summary_of
-from .run_file import load_run, save_resolved
-from .run_folder import RunFolder, State
-from .sft import Tuned, as_sft
-from .train import Driver, Result
+from .cli.progress import Progress
+from .config.loader import load_eval, load_run, save_resolved
+from .config.presets import Tuned, as_sft
+from .data.streams import Feed
+from .evaluation.runner import Evaluation, evaluate
+from .preflight.check import Plan, check_run
+from .reporting.plots import plot_run
+from .runtime.cluster import cluster
+from .runtime.workers import cast
+from .training.driver import Driver, Result
+from .training.metrics_log import Recorder, forget_after, read_metrics, summary_of
+from .training.run_dir import RunFolder, State
 
 __all__ = [
     "Evaluation",

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..common.arrays import tensor_of
 from ..common.errors import DataError
-from ..common.messages import Passage, Rollout, Scored
+from ..common.packed_attention import Layout
 from ..common.packing import pack
-from ..common.shared_rows import Layout
+from ..common.types import Passage, Rollout, Scored
 from .objective import Answers
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from ..common.config import ModelConfig
+from ..common.config.run import ModelConfig
 from ..common.errors import DataError
 
 MARKER = "complete.json"

@@ -25,13 +25,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
-from ..common import products
-from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
+from ..common import onednn_linear
+from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.heads import Head, check_head, read_head
-from ..common.shared_rows import read, share
+from ..common.packed_attention import read, share
 from .batching import Batch
-from .fused_head import FusedLoss
+from .fused_loss import FusedLoss
 from .step import Result
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}
@@ -263,7 +263,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
         ) from missing
     if learner.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    products.use_in(student)
+    onednn_linear.use_in(student)
     return student
 
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..common import divergence as exact
+from ..common.config.objective import ObjectiveConfig
 from ..common.divergence import row_dot
-from ..common.objective import ObjectiveConfig
 
 Slope = Callable[[Tensor, Tensor], Tensor]
 """(d loss/d divergence [n, 1], d loss/d log q of the drawn token [n, 1]) to d loss/dz [n, V], still without

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.heads import Head
-from ..common.messages import AnswerMeasure, Passage, Rollout, Scored
+from ..common.types import AnswerMeasure, Passage, Rollout, Scored
 from .batching import Batch, batch_of, passage_of
-from .dealing import Hand
+from .sharding import Hand
 from .step import Load, TrainEngine, teacher_hidden
 
 

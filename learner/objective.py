@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..common.config.objective import ObjectiveConfig
 from ..common.errors import ConfigError
-from ..common.objective import ObjectiveConfig
 from .divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
 from .returns import (
     Moments,

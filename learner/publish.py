@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..common.arrays import bits_of
-from ..common.messages import WeightVersion
+from ..common.types import WeightVersion
 from ..common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
 
 Put = Callable[[Arrays], Any]

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from ..common.arrays import tensor_of
-from ..common.config import RunConfig
+from ..common.config.run import RunConfig
 from ..common.heads import Head
-from ..common.messages import AnswerMeasure, Passage, Scored, WeightVersion
 from ..common.metrics import Metrics
+from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion
 from ..common.weights import WeightManifest
 from . import checkpoint
-from .dealing import Hand, Item, Share
 from .deepspeed_engine import DeepSpeedEngine, join
 from .measure import measure
 from .publish import Put, publish
+from .sharding import Hand, Item, Share
 from .step import StepRules, StepRunner
 
 MIB = 1 << 20

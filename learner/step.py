@@ -15,17 +15,16 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ..common.config.objective import ObjectiveConfig
 from ..common.divergence import drawn_logprobs
 from ..common.errors import DataError, NonFiniteLoss
 from ..common.heads import Head
-from ..common.messages import Passage, Scored
 from ..common.metrics import CATALOGUE, Metrics
-from ..common.objective import ObjectiveConfig
+from ..common.types import Passage, Scored
 from .batching import Batch, batch_of, pad_answers
-from .dealing import Item, Share
 from .divergences import Divergence, DoubtSplit
-from .fused_head import FusedLoss, fused_loss
-from .kept_logprobs import KeptLogprobs, KeptRows
+from .fused_loss import FusedLoss, fused_loss
+from .logprob_cache import KeptLogprobs, KeptRows
 from .objective import (
     TokenLoss,
     advantage_moments,
@@ -37,6 +36,7 @@ from .objective import (
     token_constants,
 )
 from .returns import Moments, merged
+from .sharding import Item, Share
 
 Load = Callable[[Item], Scored | Passage]
 """Where an item's tokens come from."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from minillm_ray.common.config import RunConfig
+from minillm_ray.common.config.run import RunConfig
 
 WORDS = ["red", "cat", "sun", "dog", "tree", "blue", "fish", "moon"]
 

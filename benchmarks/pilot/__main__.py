@@ -19,8 +19,9 @@ import yaml
 from rich.console import Console
 
 from ...deploy.api import resume
-from ...deploy.chain import load_chain, run_chain
-from ...deploy.pretrain import Shape, pretrain
+from ...deploy.models.pretrain import Shape, pretrain
+from ...deploy.pipeline.chain import load_chain
+from ...deploy.pipeline.runner import run_chain
 from . import chains
 from .data import prepare_dolly, prepare_stories
 from .verdict import verdict

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ...deploy.recorder import read_metrics
+from ...deploy.training.metrics_log import read_metrics
 
 Row = dict[str, Any]
 WIDE = 3.0

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...deploy.demo.tasks import FOLDER, prompt_of, read
+from ..demo.tasks import FOLDER, prompt_of, read
 from ..fused_head import hardware
 from ..ground import Values
 from ..race import TRL, environment

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils.logging import disable_progress_bar
 
 from ...actors.measurer import Measurer
-from ...common.messages import Passage
+from ...common.types import Passage
 
 SAMPLES = 4
 """Answers to each held-out prompt."""

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ...actors.pool import Chunk
 from ...deploy import api
-from ...deploy.train import Driver
+from ...deploy.runtime.pool import Chunk
+from ...deploy.training.driver import Driver
 
 
 class Shown(Driver):

@@ -47,7 +47,7 @@ def _contender(search: Sequence[Values], runs: Sequence[Values]) -> Values:
 
 def draw(runs: Mapping[str, Sequence[Values]], threshold: float, target: Path) -> None:
     """The reverse KL of every run over its seconds and over its sampled tokens."""
-    from ...deploy import plots
+    from ...deploy.reporting import plots
 
     looks = plots.styles(runs)
     figure, axes = plots.plt.subplots(1, 2, figsize=(9.2, 3.6), sharey=True, layout="constrained")

@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from ...actors.evaluation.bootstrap import Interval
 from .. import recipes as recipes_folder
-from ..measure import Measurement
-from ..report import quality_table
+from ..cli.report import quality_table
+from ..evaluation.bootstrap import Interval
+from ..training.measurement import Measurement
 
 START, CONTROL, OURS = "student, start", "control (more SFT)", "MiniLLM"
 MODELS = ("teacher", START, CONTROL, OURS)

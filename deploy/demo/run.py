@@ -19,16 +19,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ...common.config import ClusterConfig
+from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
 from .. import demo as data
 from ..api import train
-from ..cluster import cluster
-from ..data import load_prompts
-from ..plots import plot_run
-from ..recorder import read_metrics
-from ..run_file import load_run
-from ..train import Result
+from ..config.loader import load_run
+from ..data.tokenize import load_prompts
+from ..reporting.plots import plot_run
+from ..runtime.cluster import cluster
+from ..training.driver import Result
+from ..training.metrics_log import read_metrics
 from .last_screen import MODELS, last_screen
 
 MARKER = ".minillm-demo"

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from minillm_ray.actors.arrivals import Received
-from minillm_ray.common.config import RolloutConfig
-from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
+from minillm_ray.actors.weight_prefetcher import Received
+from minillm_ray.common.config.run import RolloutConfig
+from minillm_ray.common.types import Prompt, SamplingSpec, WeightVersion
 from minillm_ray.common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
 from transformers import AutoModelForCausalLM
 

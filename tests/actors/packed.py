@@ -48,9 +48,9 @@ def copies_to_vocabulary_layers(folder: Path) -> list[int]:
 
     0 is the embedding, 1 a head apart, -1 anywhere else; a loader counts on tensors without memory first.
     """
-    from minillm_ray.actors.arrivals import Received
     from minillm_ray.actors.vllm_weights import manifest_of
-    from minillm_ray.common.messages import WeightVersion
+    from minillm_ray.actors.weight_prefetcher import Received
+    from minillm_ray.common.types import WeightVersion
     from torch.utils._python_dispatch import TorchDispatchMode
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 

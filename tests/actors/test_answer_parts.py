@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from minillm_ray.actors.answer_parts import PartsWriter, answered, join
-from minillm_ray.common.messages import FinishReason, Rollout, WeightVersion
+from minillm_ray.common.types import FinishReason, Rollout, WeightVersion
 
 WORDS = ["<eos>", "the", "cat\u2028sat", "mat"]
 

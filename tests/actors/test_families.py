@@ -5,16 +5,9 @@ import pytest
 import torch
 from minillm_ray.actors.mixing import Mixture
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.messages import SamplingSpec
+from minillm_ray.common.types import SamplingSpec
 from minillm_ray.tests.actors import packed
-from minillm_ray.tests.actors.engines import (
-    Pair,
-    nudge,
-    publish,
-    reference,
-    reference_logits,
-    some_prompts,
-)
+from minillm_ray.tests.actors.engines import Pair, nudge, publish, reference, reference_logits, some_prompts
 from minillm_ray.tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.vllm

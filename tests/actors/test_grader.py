@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from minillm_ray.actors.grader import Grade, Grader
-from minillm_ray.common.messages import Rollout, WeightVersion
+from minillm_ray.common.types import Rollout, WeightVersion
 
 WORDS = ["<end>", "so", "the", "answer", "is", "12", ".", "7", "Twelve"]
 

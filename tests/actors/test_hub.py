@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from minillm_ray.actors.hub import local_folder
-from minillm_ray.common.config import ModelConfig
+from minillm_ray.common.config.run import ModelConfig
 from minillm_ray.common.errors import ModelError
 
 

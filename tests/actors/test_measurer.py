@@ -8,12 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from minillm_ray.actors.evaluation.exposure import Divergences, exposure_bias
 from minillm_ray.actors.measurer import Measurer
-from minillm_ray.actors.measurer_actor import MeasurerActor
-from minillm_ray.common.config import ModelConfig, ScoringConfig
+from minillm_ray.actors.workers import MeasurerActor
+from minillm_ray.common.config.run import ModelConfig, ScoringConfig
 from minillm_ray.common.errors import DataError
-from minillm_ray.common.messages import Passage, Prompt
+from minillm_ray.common.types import Passage, Prompt
+from minillm_ray.deploy.evaluation.exposure import Divergences, exposure_bias
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from minillm_ray.common.config import ModelConfig, RolloutConfig
+from minillm_ray.common.config.run import ModelConfig, RolloutConfig
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.messages import Prompt, SamplingSpec
+from minillm_ray.common.types import Prompt, SamplingSpec
 from minillm_ray.common.weights import WeightBucket, WeightManifest
 from minillm_ray.tests.actors.engines import nudge, publish, reference, reference_logits, some_prompts
 
@@ -16,7 +16,7 @@ SPEC = SamplingSpec(max_tokens=16, teacher_mix=0.3, samples=2, seed=5)
 @pytest.fixture(scope="module")
 def actor(ray_cluster, pair):
     import ray
-    from minillm_ray.actors.rollout_actor import RolloutActor
+    from minillm_ray.actors.workers import RolloutActor
 
     handle: Any = RolloutActor.options(num_cpus=0.5).remote(
         "rollout-7",

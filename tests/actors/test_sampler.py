@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from minillm_ray.actors.sampler import Drawn, Generates, Sampler
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.messages import Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from minillm_ray.common.metrics import means, merge
+from minillm_ray.common.types import Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from minillm_ray.common.weights import WeightBucket, WeightManifest, checksum
 
 ARRAYS = [np.zeros(1)]

@@ -13,9 +13,9 @@ import torch
 from minillm_ray.actors import scorer as scorer_module
 from minillm_ray.actors.scorer import Scorer, batches
 from minillm_ray.common import divergence
-from minillm_ray.common.config import ScoringConfig
+from minillm_ray.common.config.run import ScoringConfig
 from minillm_ray.common.errors import DataError, ModelError
-from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from minillm_ray.actors.scorer import Scorer
-from minillm_ray.actors.teacher_actor import TeacherActor
-from minillm_ray.common.config import ModelConfig, ScoringConfig
-from minillm_ray.common.messages import Passage
+from minillm_ray.actors.workers import TeacherActor
+from minillm_ray.common.config.run import ModelConfig, ScoringConfig
+from minillm_ray.common.types import Passage
 from minillm_ray.tests.tiny_models import tiny_model
 
 

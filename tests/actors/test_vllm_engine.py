@@ -9,7 +9,7 @@ from minillm_ray.actors.mixing import Mixture, temper, truncate
 from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import ConfigError, ModelError
 from minillm_ray.common.heads import final_hidden
-from minillm_ray.common.messages import Prompt, SamplingSpec
+from minillm_ray.common.types import Prompt, SamplingSpec
 from minillm_ray.tests.actors.engines import (
     Pair,
     reference,

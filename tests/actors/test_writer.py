@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from minillm_ray.actors.writer import Writer
-from minillm_ray.common.messages import FinishReason, Rollout, Scored, WeightVersion
+from minillm_ray.actors.text_sink import Writer
+from minillm_ray.common.types import FinishReason, Rollout, Scored, WeightVersion
 
 WORDS = ["<eos>", "the", "cat", "sat", "mat"]
 

@@ -9,7 +9,7 @@ import pytest
 from minillm_ray.benchmarks.quality import __main__ as quality
 from minillm_ray.benchmarks.quality.contest import OURS, OWN, Entry, Start, reached, settings
 from minillm_ray.benchmarks.quality.summary import RATIOS, summary
-from minillm_ray.common.config import RunConfig
+from minillm_ray.common.config.run import RunConfig
 
 
 def looks(*reverse_kls: float) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ import ray
 import torch
 from minillm_ray.common.errors import ModelError, NonFiniteLoss
 from minillm_ray.deploy.api import resume, train
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run
 from safetensors.torch import load_file, save_file

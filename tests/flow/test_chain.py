@@ -6,7 +6,8 @@ import json
 
 import pytest
 import yaml
-from minillm_ray.deploy.chain import load_chain, run_chain
+from minillm_ray.deploy.pipeline.chain import load_chain
+from minillm_ray.deploy.pipeline.runner import run_chain
 from minillm_ray.tests.tiny_runs import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from minillm_ray.actors.evaluation.buckets import ALL, LENGTH_BUCKETS
 from minillm_ray.deploy.api import evaluate, load_eval
-from minillm_ray.deploy.eval_cast import eval_cast
+from minillm_ray.deploy.evaluation.buckets import ALL, LENGTH_BUCKETS
+from minillm_ray.deploy.runtime.workers import eval_cast
 from minillm_ray.tests.tiny_models import tiny_model
 from rouge_score import rouge_scorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -219,7 +219,7 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
         started.append(args)
         return eval_cast(*args, **kinds)
 
-    monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", counted)
+    monkeypatch.setattr("minillm_ray.deploy.evaluation.runner.eval_cast", counted)
     config = settings((other, student), data, tmp_path / "out", teacher=teacher)
     rows = evaluate(config).rows
     assert len(started) == 1, "the second model needs no new actors"
@@ -243,7 +243,7 @@ def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, 
     def nobody(*_: Any, **__: Any) -> Callable:
         raise AssertionError("an actor was started")
 
-    monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", nobody)
+    monkeypatch.setattr("minillm_ray.deploy.evaluation.runner.eval_cast", nobody)
     again = evaluate(settings(found.models, data, found.folder))
     assert json.loads(found.read["results.json"]) == again.rows
     fewer = evaluate(settings(found.models, data, found.folder, "metrics=[rouge_l]"))

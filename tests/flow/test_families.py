@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from minillm_ray.deploy.api import train
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run
 

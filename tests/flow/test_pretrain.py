@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from minillm_ray.deploy.pretrain import Shape, pretrain
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.models.pretrain import Shape, pretrain
+from minillm_ray.deploy.training.metrics_log import read_metrics
 
 pytestmark = pytest.mark.ray
 

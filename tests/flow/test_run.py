@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from minillm_ray.deploy.api import train
-from minillm_ray.deploy.recorder import read_metrics
-from minillm_ray.deploy.train import Result
+from minillm_ray.deploy.training.driver import Result
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_runs import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 from minillm_ray.deploy.api import load_sft, train
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.ray

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from minillm_ray.common.config import LearnerConfig, ModelConfig, RunConfig
-from minillm_ray.common.data_config import DataConfig, PromptData
+from minillm_ray.common.config.data import DataConfig, PromptData
+from minillm_ray.common.config.run import LearnerConfig, ModelConfig, RunConfig
 from minillm_ray.common.heads import final_hidden, read_head
-from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
-from minillm_ray.learner.dealing import Item
+from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.learner.sharding import Item
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from minillm_ray.common.config import LearnerConfig, ModelConfig
+from minillm_ray.common.config.objective import ObjectiveConfig
+from minillm_ray.common.config.run import LearnerConfig, ModelConfig
 from minillm_ray.common.errors import ConfigError
-from minillm_ray.common.messages import Rollout
-from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.common.types import Rollout
 from minillm_ray.learner.batching import pad_answers
 from minillm_ray.learner.deepspeed_engine import load_student, zero_stage
 from minillm_ray.learner.objective import advantage_moments, token_constants, token_loss

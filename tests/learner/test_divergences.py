@@ -10,8 +10,8 @@ from typing import get_args
 
 import pytest
 import torch
+from minillm_ray.common.config.objective import DivergenceName, ObjectiveConfig
 from minillm_ray.common.errors import ConfigError
-from minillm_ray.common.objective import DivergenceName, ObjectiveConfig
 from minillm_ray.learner.divergences import DoubtSplit, divergence_of
 from minillm_ray.learner.objective import Answers, answer_divergence, token_constants, token_loss
 from torch import Tensor

@@ -6,7 +6,7 @@ exact probability of each answer; equation numbers are those of arXiv:2306.08543
 
 import pytest
 import torch
-from minillm_ray.common.objective import ObjectiveConfig
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.tests.learner.problems import CountableModel
 from torch import Tensor
 

@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.common.heads import Head
-from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL
-from minillm_ray.learner.fused_head import fused_loss
+from minillm_ray.learner.fused_loss import fused_loss
 from minillm_ray.learner.objective import (
     Answers,
     TokenConstants,

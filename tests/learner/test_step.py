@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head, read_head
-from minillm_ray.common.messages import Passage, Rollout, Scored
 from minillm_ray.common.metrics import CATALOGUE
-from minillm_ray.common.objective import ObjectiveConfig
-from minillm_ray.common.shared_rows import read, share
+from minillm_ray.common.packed_attention import read, share
+from minillm_ray.common.types import Passage, Rollout, Scored
 from minillm_ray.learner.batching import Batch, batch_of
-from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.rank import head_of
+from minillm_ray.learner.sharding import Item, deal, deal_step
 from minillm_ray.learner.step import Result, StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from minillm_ray.common.config import RunConfig
+from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head
-from minillm_ray.common.messages import AnswerMeasure, Passage, WeightVersion
+from minillm_ray.common.types import AnswerMeasure, Passage, WeightVersion
 from minillm_ray.learner import checkpoint
 from minillm_ray.learner.batching import batch_of
-from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.deepspeed_engine import DeepSpeedEngine, join
-from minillm_ray.learner.fused_head import FusedLoss
+from minillm_ray.learner.fused_loss import FusedLoss
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.publish import publish
 from minillm_ray.learner.rank import head_of
+from minillm_ray.learner.sharding import Item, deal, deal_step
 from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, items_of
 

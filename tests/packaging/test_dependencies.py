@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from minillm_ray.tests.house import floor_plan
+from minillm_ray.tests.contracts import import_rules
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -48,8 +48,8 @@ def _imported(repo: Path) -> set[str]:
     """Distributions behind the top-level names that shipped modules import."""
     providers = metadata.packages_distributions()
     tops = set()
-    for source in floor_plan.shipped_files(repo).values():
-        tops |= {name.split(".")[0] for dots, name, _ in floor_plan.imports(ast.parse(source)) if not dots}
+    for source in import_rules.shipped_files(repo).values():
+        tops |= {name.split(".")[0] for dots, name, _ in import_rules.imports(ast.parse(source)) if not dots}
     tops -= set(sys.stdlib_module_names)
     return {canonicalize_name(providers[top][0]) for top in tops}
 

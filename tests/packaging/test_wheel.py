@@ -48,14 +48,14 @@ def test_the_wheel_carries_its_licence_and_both_entry_points(wheel: Path):
     info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
     entry_points = archive.read(f"{info}/entry_points.txt").decode()
-    assert "minillm = minillm_ray.deploy.cli:main" in entry_points
+    assert "minillm = minillm_ray.deploy.cli.main:main" in entry_points
     assert "[vllm.general_plugins]" in entry_points
     assert "License-Expression: Apache-2.0" in archive.read(f"{info}/METADATA").decode()
 
 
 def test_the_wheel_works_without_the_project_beside_it(wheel: Path, tmp_path: Path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    program = "import minillm_ray.deploy.cli as cli; print(cli.__file__); cli.app(['--version'])"
+    program = "import minillm_ray.deploy.cli.main as cli; print(cli.__file__); cli.app(['--version'])"
     output = bare("-c", program, path=(tmp_path, SITE))
     assert output.splitlines()[0] == str(tmp_path / "minillm_ray/deploy/cli.py")
     assert output.splitlines()[1].startswith("minillm-ray ")

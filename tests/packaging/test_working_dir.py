@@ -64,7 +64,7 @@ def test_py_modules_delivers_the_package(ray_cluster: None, wheel: Path, tmp_pat
         {"py_modules": [str(tmp_path / "minillm_ray")]},
         """
         def ask():
-            import minillm_ray.common.messages as messages
+            import minillm_ray.common.types as messages
             return messages.__file__
         """,
         tmp_path.parent,

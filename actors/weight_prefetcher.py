@@ -1,0 +1,51 @@
+"""Weights on their way into a rollout actor: fetched and checked on while others are put."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..common.types import WeightVersion
+from ..common.weights import Arrays, WeightManifest, checksum
+
+Fetch = Callable[[list[Any]], list[Arrays]]
+"""From buckets' references to what they hold, all at once: `ray.get`, or a look-up in a test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Received:
+    """What came of a bucket: its arrays, and the checksum of what came."""
+
+    arrays: Arrays
+    checksum: int
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Received:
+        """These arrays, read once for their checksum."""
+        return cls(arrays=arrays, checksum=checksum(arrays))
+
+
+class Arrivals:
+    """The buckets of one version that have come; a manifest says later which of them count."""
+
+    def __init__(self, fetch: Fetch):
+        self._fetch = fetch
+        self._version = WeightVersion(0)
+        self._received: dict[Any, Received] = {}
+
+    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+        """Fetch these buckets; those of another version, which came to nothing, are let go."""
+        if version != self._version:
+            self._version, self._received = version, {}
+        self._received |= self._fetched(refs)
+
+    def take(self, manifest: WeightManifest) -> list[Received]:
+        """What came of each bucket, those fetched now of which nothing was heard; nothing is kept."""
+        early, self._received = self._received, {}
+        refs = [bucket.ref for bucket in manifest.buckets]
+        received = early | self._fetched([ref for ref in refs if ref not in early])
+        return [received[ref] for ref in refs]
+
+    def _fetched(self, refs: Sequence[Any]) -> dict[Any, Received]:
+        return dict(zip(refs, map(Received.of, self._fetch(list(refs))), strict=True))

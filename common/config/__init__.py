@@ -1,0 +1,1 @@
+"""The settings of runs and evaluations, as closed trees that check themselves."""

@@ -1,0 +1,74 @@
+"""The sections of a run that say where prompts, answers and plain text come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Count, Section
+
+
+class PromptData(Section):
+    """Where prompts (and answers, if there are any) come from."""
+
+    path: str
+    """A .jsonl or .parquet file, or a folder or the name of a data set on the Hugging Face hub."""
+    split: str = "train"
+    """Split of a folder or hub data set; a file is one split, "train". A part of it: "train[:200]"."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
+    instruction: str = "instruction"
+    """Column with the question."""
+    input: str | None = "input"
+    """Column with further input to the question; rows may leave it empty. null = there is none. Under this
+    default name a data set may lack it; any other name must exist."""
+    output: str | None = "output"
+    """Column with the right answer, a string or a list of them. null = there is none. As with `input`, only a
+    column of this default name may be absent."""
+    messages: str | None = None
+    """Column with a chat (list of {role, content}) in place of the three above; a last assistant turn is the
+    answer."""
+    limit: Count | None = None
+    """Use only the first so many records."""
+
+
+class DataConfig(Section):
+    """The data sets of a run and how records become prompts."""
+
+    train: PromptData | None = None
+    """Prompts to answer, or given answers. null = `text` alone is learned (objective.kind = lm)."""
+    validation: PromptData | None = None
+    """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
+    heldout: PromptData | None = None
+    """Measured before and after the run, never used to choose anything."""
+    template: Literal["alpaca", "chat", "plain"] = "chat"
+    """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
+    one user turn; plain = the bare text. The latter two put the input on the next line."""
+    system_prompt: str | None = None
+    """First message of a chat, where a record does not bring its own."""
+    max_prompt_tokens: Count = 256
+    """Longer prompts are dropped with a message, never cut."""
+    shuffle: bool = True
+    """Draw training prompts in a seeded random order, newly shuffled at each pass."""
+
+
+class TextConfig(Section):
+    """Plain text: for the language-model term (D_PT of the paper), or to learn from alone."""
+
+    path: str
+    """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
+    split: str = "train"
+    """Split of a folder or hub data set."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
+    column: str = "text"
+    """Column of everything but a .txt file."""
+    limit: Count | None = None
+    """Use only the first so many documents."""
+    block_tokens: Annotated[int, Field(ge=2)] = 128
+    """Tokens of one training block; documents are joined by the end-of-sequence token."""
+    batch_size: Count | None = None
+    """Blocks mixed into each optimiser step; null = as many as answers."""
+    validation_blocks: Annotated[int, Field(ge=0)] = 0
+    """Where text alone is learned: blocks, evenly spread, that are held out; their loss chooses the best."""

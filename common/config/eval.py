@@ -1,0 +1,155 @@
+"""What an evaluation is: which models, which data, which figures. Loads no torch, ray or vllm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from .base import Count, Section
+from .data import DataConfig, PromptData
+from .objective import ObjectiveConfig
+from .run import ClusterConfig, EngineConfig, ModelConfig, RolloutConfig, RunConfig, ScoringConfig
+
+METRICS: dict[str, str] = {
+    "rouge_l": "ROUGE-L F-measure with stemming, best reference, x 100; by length too",
+    "exact_match": "answers equal to a reference but for case and punctuation, %; by length too",
+    "accuracy": "answers that settle on the right one by the data set's extraction rule, %",
+    "answer_tokens": "tokens of an answer, the end-of-sequence token included",
+    "eos_rate": "share of answers that end by themselves, %",
+    "repetition": "share of an answer's 4-grams of words that it had said before, %",
+    "distinct_4": "distinct 4-grams of words among all of a seed's answers, %",
+    "lm_loss": "-log q of the given answers, nats per token",
+    "reverse_kl": "KL(model || teacher) on the model's own answers, exact, at temperature 1, nats per token",
+    "forward_kl": "KL(teacher || model) on the model's own answers, exact, at temperature 1, nats per token",
+    "ex_acc_err": "excess accumulated error by length (exposure bias), %",
+    "calibration": "by label words: label_accuracy (%), ece, label_mass, and the reliability diagram",
+}
+"""Name -> what it is. `ex_acc_err` brings accumulated_kl and per_step_kl with it."""
+NEED_TEACHER = ("reverse_kl", "forward_kl", "ex_acc_err")
+NEED_REFERENCES = ("rouge_l", "exact_match", "accuracy", "lm_loss")
+NEED_ANSWERS = tuple(name for name in METRICS if name not in ("lm_loss", "calibration"))
+"""Those for which answers are sampled."""
+Rule = Literal["last_number", "option_letter", "exact"]
+
+
+def _named(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class EvalModel(ModelConfig):
+    """One model to look at; in a list, a bare path will do."""
+
+    name: str = ""
+    """What tables call it; empty = its path as written."""
+
+
+class EvalData(PromptData):
+    """One data set to answer; in a list, a bare path will do."""
+
+    name: str = ""
+    """What tables call it; empty = the file's name without its ending."""
+    choices: str | None = "choices"
+    """Column with the label words of a classification task, of which `output` names the right one. Where the
+    data set has it, models choose among them by probability and no answer is sampled."""
+    extract: Rule | None = None
+    """How an answer's verdict is found for `accuracy`: its last number, the letter of an option, or all of
+    it. null = the task has no one right answer."""
+
+
+Model = Annotated[EvalModel, BeforeValidator(_named)]
+Data = Annotated[EvalData, BeforeValidator(_named)]
+
+
+class EvalConfig(Section):
+    """An evaluation of several models on several data sets."""
+
+    models: Annotated[tuple[Model, ...], Field(min_length=1)]
+    """Folders or hub names."""
+    teacher: Model | None = None
+    """Compared with, for exposure bias and divergences; its tokenizer must be the models'."""
+    data: Annotated[tuple[Data, ...], Field(min_length=1)]
+    """Files, folders or hub data sets."""
+    metrics: tuple[str, ...] | None = None
+    """Which figures; null = all that models and data allow."""
+    seeds: Count = 5
+    """Answers to each prompt, each by a seed of its own: 10, 20, 30 ... as in the paper."""
+    template: Literal["alpaca", "chat", "plain"] = "chat"
+    """As data.template of a run."""
+    system_prompt: str | None = None
+    """First message of a chat, where a record does not bring its own."""
+    max_prompt_tokens: Count = 256
+    """Longer prompts are dropped with a message, never cut."""
+    max_reference_tokens: Count = 1024
+    """Given answers longer than this are left out of lm_loss, with a message."""
+    ended: Literal["left_out", "as_zero"] = "left_out"
+    """How answers that have ended count in exposure bias at greater lengths: left out of the mean, or as 0
+    (the authors' code, which flattens the curve of a model that answers shortly)."""
+    engine: EngineConfig = EngineConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    out: Path = Path("runs/eval")
+    """Folder of results.json, results.parquet, answers/ and plots/."""
+
+    @property
+    def seed_numbers(self) -> tuple[int, ...]:
+        """10, 20, 30 ..."""
+        return tuple(10 * (i + 1) for i in range(self.seeds))
+
+    def wants(self, metric: str) -> bool:
+        """Whether `metric` is asked for, as far as the settings say."""
+        if metric in NEED_TEACHER and self.teacher is None:
+            return False
+        return self.metrics is None or metric in self.metrics
+
+    def faults(self) -> list[str]:
+        """What is wrong only together, each with key, value and way out."""
+        found = []
+        for name in self.metrics or ():
+            if name not in METRICS:
+                found.append(f"metrics = {name} is unknown; known are {', '.join(METRICS)}")
+            elif name in NEED_TEACHER and self.teacher is None:
+                found.append(f"metrics = {name} compares with a teacher; set teacher.path, or leave it out")
+        for data, name in zip(self.data, self.data_names(), strict=True):
+            told = self.as_run(self.models[0], data).template_faults()
+            found += [
+                fault.replace("data.heldout", f"data[{name}]") for fault in told if "data.train" not in fault
+            ]
+        for key, names in (("models", self.model_names()), ("data", self.data_names())):
+            for name in sorted({n for n in names if names.count(n) > 1}):
+                found.append(f"{key}: two are called {name}; give them names of their own ({key}[...].name)")
+        return found
+
+    def model_names(self) -> list[str]:
+        """What tables call the models, in their order."""
+        return [model.name or model.path for model in self.models]
+
+    def data_names(self) -> list[str]:
+        """What tables call the data sets, in their order."""
+        return [data.name or Path(data.path).stem for data in self.data]
+
+    def as_run(self, model: ModelConfig, data: EvalData) -> RunConfig:
+        """The run that would hold this data set out and measure it: what data and checks are written for."""
+        source = PromptData(**data.model_dump(include=set(PromptData.model_fields)))
+        return RunConfig(
+            student=plain_model(model),
+            teacher=None if self.teacher is None else plain_model(self.teacher),
+            data=DataConfig(
+                train=source,
+                heldout=source,
+                template=self.template,
+                system_prompt=self.system_prompt,
+                max_prompt_tokens=self.max_prompt_tokens,
+            ),
+            rollout=RolloutConfig(**self.engine.model_dump(), teacher_mix=0.0),
+            scoring=self.scoring,
+            objective=ObjectiveConfig(kind="lm"),
+            cluster=self.cluster,
+            out=self.out,
+        )
+
+
+def plain_model(model: ModelConfig) -> ModelConfig:
+    """The model without the name that an evaluation gives it."""
+    return ModelConfig(path=model.path, revision=model.revision)

@@ -1,0 +1,201 @@
+"""The settings of the objective: every choice in which paper and reference code differ, by name.
+
+"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/equations.md says where each
+setting enters the maths. `preset: reference` reproduces the reference number for number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Section
+
+Weight = Literal["per_token", "per_decision", "none"]
+
+
+DivergenceName = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jeffreys",
+    "jsd",
+    "skew_kl",
+    "skew_reverse_kl",
+    "total_variation",
+    "akl",
+    "atkd",
+]
+KD_ALONE = ("divergence", "jsd_beta", "skew", "akl_mass", "atkd_easy_weight", "lm_share")
+"""Settings that only kd reads."""
+REFERENCE: dict[str, Any] = {
+    "gamma": 0.95,
+    "reward_scaling": 0.5,
+    "reward_clip": 100.0,
+    "advantage": "from_current",
+    "whiten": True,
+    "single_step_weight": "none",
+    "clip": "ppo",
+    "reward_temperature": "one",
+    "text_teacher_share": 0.5,
+}
+"""What the reference code does where it departs from the paper."""
+OPD: dict[str, Any] = {
+    "gamma": 0.0,
+    "advantage": "from_current",
+    "length_norm": False,
+    "single_step": False,
+    "single_step_weight": "none",
+    "importance_weight": "none",
+    "clip": "none",
+}
+"""Per-token on-policy distillation (Thinking Machines, 2025); it samples from the student alone."""
+
+
+class ObjectiveConfig(Section):
+    """What the student learns by. Defaults follow the paper."""
+
+    kind: Literal["minillm", "lm", "kd"] = "minillm"
+    """minillm = reverse-KL policy gradient on sampled answers (equation 7); lm = plain fine-tuning on given
+    answers; kd = a divergence between teacher and student at each position of given or sampled answers."""
+    preset: Literal["paper", "reference", "opd"] = "paper"
+    """Where the other settings start from; a setting that is written out wins. opd = on-policy distillation
+    by the sampled tokens alone: advantage = log p - log q of the token itself, nothing else."""
+    divergence: DivergenceName = "forward_kl"
+    """What kd minimises. jsd is GKD's, skew_kl and skew_reverse_kl are DistiLLM's, akl weighs both KLs by
+    where student and teacher differ, atkd treats tokens by how sure the teacher is of them."""
+    sampled_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of each set that is sampled, the rest being the data's answers: GKD's lambda, but exact in every
+    set. null = all for minillm, none for the others. Sampled by the student alone at rollout.teacher_mix = 0,
+    by the teacher alone at 1."""
+    jsd_beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the teacher in the mixture that jsd compares both with."""
+    skew: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the other network in what skew_kl and skew_reverse_kl compare with; 0 = the plain KL."""
+    akl_mass: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Mass of the teacher's likeliest words that akl calls the head."""
+    atkd_easy_weight: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Weight of the mean over easy tokens in atkd; the hard ones get the rest."""
+    lm_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of -log q of the answers' own tokens in kd's loss; 0.5 in the paper's KD baseline."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Discount of rewards ahead. Paper 1, reference 0.95, opd 0."""
+    reward_scaling: Annotated[float, Field(gt=0)] = 1.0
+    """Rewards log p - log q are divided by this. Reference 0.5; whitening takes it out again."""
+    reward_clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest absolute reward after scaling, nats; null = none. Reference 100."""
+    advantage: Literal["ahead", "from_current"] = "ahead"
+    """ahead = R_{t+1} (equation 3); from_current = R_t, which counts the token's own reward a second
+    time beside the single-step term, as the reference does."""
+    length_norm: bool = True
+    """Divide rewards ahead by the number of their terms (equation 6)."""
+    whiten: bool = False
+    """Centre and scale advantages over all slots of the optimiser step, padding included. Reference only."""
+    long_term: bool = True
+    """The sampled term of equation 3. false leaves the single-step term alone."""
+    single_step: bool = True
+    """The exact sum over the vocabulary of equation 3."""
+    single_step_weight: Weight = "per_token"
+    """Importance weight of the single-step term. Paper per_token (w_t of equation 5), reference none."""
+    importance_weight: Weight = "per_token"
+    """Importance weight of the long-term term: per_token = the paper's q/p~ of the token itself,
+    per_decision = exactly unbiased products over the tokens before each reward, none = answers count as the
+    student's own, q over q at sampling: 1 on fresh answers."""
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """Largest importance weight; null = none. Less variance for some bias."""
+    clip: Literal["upper", "ppo", "none"] = "upper"
+    """upper = min(ratio, clipped ratio) whatever the sign (the paper's Algorithm 1); ppo = the pessimistic
+    one (reference)."""
+    clip_range: Annotated[float, Field(gt=0)] = 0.2
+    """epsilon: ratios beyond 1 +- epsilon get no gradient."""
+    clip_centre: Literal["behaviour", "student_at_sampling"] = "behaviour"
+    """What the clipped ratio compares with: the mixture p~ (paper and reference; then fresh samples can be
+    clipped already), or the student that sampled."""
+    reduction: Literal["tokens", "sequences"] = "tokens"
+    """tokens = mean over all answer tokens of the optimiser step (reference); sequences = sum over an
+    answer's tokens, mean over answers (the paper's expectation)."""
+    reward_temperature: Literal["sampling", "one"] = "sampling"
+    """Temperature of the teacher's log-prob in the reward: the sampling temperature, or 1 (reference)."""
+    lm_coef: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the language-model term on `text`; no effect without `text`."""
+    text_teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the teacher's cross-entropy in the language-model term. Paper 0, reference 0.5."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        start = {"reference": REFERENCE, "opd": OPD}.get(preset) if isinstance(preset, str) else None
+        return {**start, **values} if start else values
+
+    @property
+    def needs_teacher_hidden(self) -> bool:
+        """Whether the loss on answers sums over the teacher's whole vocabulary."""
+        return self.kind == "kd" or (self.kind == "minillm" and self.single_step)
+
+    @property
+    def needs_teacher_logprobs(self) -> bool:
+        """Whether the loss on answers reads the log-probs of their tokens that scoring gives."""
+        return self.kind == "minillm" or self.splits_tokens
+
+    @property
+    def splits_tokens(self) -> bool:
+        """Whether the loss treats tokens by their place among all tokens of the step."""
+        return self.kind == "kd" and self.divergence == "atkd"
+
+    @property
+    def share_sampled(self) -> float:
+        """Share of each set of answers that is sampled."""
+        if self.sampled_share is None:
+            return 1.0 if self.kind == "minillm" else 0.0
+        return self.sampled_share
+
+    def faults(self) -> list[str]:
+        """What is wrong only together, each with key, value and way out."""
+        found: list[str] = []
+        if "per_decision" in (self.importance_weight, self.single_step_weight):
+            if self.length_norm:
+                found.append(
+                    "objective.length_norm = true cannot stand beside per_decision weights, which are exact"
+                    " only without it; set objective.length_norm=false or per_token weights"
+                )
+            if self.whiten:
+                found.append(
+                    "objective.whiten = true cannot stand beside per_decision weights;"
+                    " set objective.whiten=false"
+                )
+            if self.clip != "none":
+                found.append(
+                    f"objective.clip = {self.clip} cannot stand beside per_decision weights;"
+                    " set objective.clip=none"
+                )
+        if self.kind != "kd" and self.sampled_share not in (None, 1.0 if self.kind == "minillm" else 0.0):
+            found.append(
+                f"objective.sampled_share = {self.sampled_share:g} is for kd; {self.kind} learns from"
+                f" {'sampled' if self.kind == 'minillm' else 'given'} answers alone; remove it, or set"
+                " objective.kind=kd"
+            )
+        for name in KD_ALONE if self.kind != "kd" else ():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                found.append(
+                    f"objective.{name} = {value} is for kd, and {self.kind} takes no notice of it; remove it,"
+                    " or set objective.kind=kd"
+                )
+        if self.kind == "kd" and self.divergence == "jsd" and self.jsd_beta in (0, 1):
+            limit = "forward_kl" if self.jsd_beta == 0 else "reverse_kl"
+            found.append(
+                f"objective.jsd_beta = {self.jsd_beta:g} compares each network with itself, so nothing would"
+                f" be learned; what jsd tends to, divided by its weight, is objective.divergence={limit}"
+            )
+        if self.kind == "kd" and self.divergence == "atkd" and self.reduction != "tokens":
+            found.append(
+                f"objective.reduction = {self.reduction} cannot stand beside atkd, which is made of means"
+                " over tokens; set objective.reduction=tokens"
+            )
+        if self.kind == "minillm" and not (self.single_step or self.long_term):
+            found.append(
+                "objective.single_step = false and objective.long_term = false leave nothing to learn;"
+                " turn one on"
+            )
+        return found

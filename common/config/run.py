@@ -1,0 +1,388 @@
+"""The one configuration tree of a run, checked once, at the door.
+
+Every field says its unit in the docstring beneath it. Unknown keys are refused. What can be wrong by
+itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load_run` in
+`deploy.run_file` reads YAML and dotted overrides into it and reports all faults at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Count, NonNegative, Positive, Precision, Section, Share
+from .data import DataConfig, TextConfig
+from .objective import ObjectiveConfig
+
+
+class ModelConfig(Section):
+    """One causal language model."""
+
+    path: str
+    """A local folder or a name on the Hugging Face hub; safetensors only."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+
+class EngineConfig(Section):
+    """vLLM engines, and how they draw."""
+
+    actors: Count = 1
+    """vLLM engines, one Ray actor each."""
+    chunk: Count = 64
+    """Prompts sent to an actor at once; what travels through the object store as one piece."""
+    max_new_tokens: Count = 256
+    """Longest answer, end-of-sequence token included."""
+    temperature: Positive = 1.0
+    """Warps each network before the mixing."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Keeps the smallest set of tokens with this mass, in each network before the mixing."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keeps the k best tokens of each network before the mixing; 0 = all."""
+    precision: Precision = "float32"
+    """Of weights and keys and values inside vLLM."""
+    max_sequences: Count = 64
+    """Answers that one engine works on at a time."""
+    cache_gib: Positive = 0.5
+    """Memory for keys and values in each engine, of both networks together."""
+    eager: bool = True
+    """Run vLLM without compiling. false needs a C++ compiler and a longer start."""
+
+
+class RolloutConfig(EngineConfig):
+    """How answers are drawn to learn from."""
+
+    answers: Count = 256
+    """Answers collected with one set of weights, over which the inner epochs run; given ones included."""
+    samples: Count = 1
+    """Answers to each prompt."""
+    teacher_mix: Share = 0.2
+    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
+    ignore_eos: bool = False
+    """Let answers run on to max_new_tokens: for measuring speed, not for learning."""
+
+
+class ScoringConfig(Section):
+    """How the teacher scores answers."""
+
+    actors: Count = 1
+    """Copies of the teacher, one Ray actor each."""
+    batch_tokens: Count = 2048
+    """Most tokens, padding included, in one forward pass. More keeps a GPU busier, and pads more."""
+    precision: Precision = "float32"
+    """Of the teacher's weights."""
+    hidden_precision: Precision = "float32"
+    """Of the hidden states that travel to the learner, where the objective asks for them."""
+    drawn_logprobs: bool = False
+    """Log-probs of the answers' tokens also where the loss reads none (kd): for the rollout files and
+    rollout/sampled_kl, at the price of a product with the teacher's output layer."""
+    reuse: bool = True
+    """Take the teacher's states from mixed sampling, which has computed them, in place of another pass: at
+    temperature 1, where rollout.precision is the teacher's. Checked on an answer of the first set."""
+
+
+class OptimizerConfig(Section):
+    """How gradients become steps."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """From torch.optim."""
+    lr: Positive = 5e-6
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    """Of Adam; sgd takes the first as its momentum."""
+    eps: Positive = 1e-8
+    """Of Adam."""
+    weight_decay: NonNegative = 1e-6
+    """Decoupled for adamw."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps from 0 to the peak."""
+    min_lr: NonNegative = 0.0
+    """Where a cosine schedule ends."""
+    clip_norm: NonNegative = 1.0
+    """Largest global gradient norm; 0 = no clipping."""
+
+
+class LearnerConfig(Section):
+    """How the student learns."""
+
+    ranks: Count = 1
+    """Data-parallel DeepSpeed ranks, one Ray actor each."""
+    steps: Count = 5000
+    """Optimiser steps of the run."""
+    batch_size: Count = 64
+    """Answers in one optimiser step, over all ranks."""
+    micro_batch: Count = 8
+    """Answers in one forward pass of one rank."""
+    inner_epochs: Count = 4
+    """Passes over each set of answers."""
+    token_budget: Count | None = None
+    """Trained answer tokens after which the run ends, each counted as often as it is met. null = the steps
+    alone end it; they also shape the schedule. For comparing methods at one budget."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO: 1 shares out the optimiser, 2 the gradients too, 3 the weights too."""
+    offload: Literal["none", "cpu"] = "none"
+    """cpu = optimiser state (and weights, at stage 3) live in main memory; for GPU learners."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 keeps a float32 master copy in the optimiser."""
+    dropout: bool | None = None
+    """The student's own dropout while it learns. null = off where answers are sampled, else the student in
+    training is not the one that sampled (the reference code too); on where all are given."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    head_chunk: Count = 512
+    """Answer positions for which logits exist at a time."""
+    keep_logprobs_mib: Annotated[int, Field(ge=0)] = 1024
+    """Most memory of a rank, in MiB, for the teacher's log-probs over the whole vocabulary, kept over the
+    inner epochs of a set. Where a set of longest answers would not fit none are kept. 0 = never."""
+    bucket_mib: Count = 64
+    """Bytes of one weight bucket on its way to the rollout actors, in MiB."""
+
+
+class ValidationConfig(Section):
+    """How often the student is measured, and what chooses the best."""
+
+    every: Count = 100
+    """Optimiser steps between two measurements; rounded up to whole sets of answers."""
+    metric: Literal["auto", "rouge_l", "reverse_kl", "loss"] = "auto"
+    """Chooses the best student. auto = rouge_l where all prompts have references, else reverse_kl."""
+    samples: Count = 1
+    """Answers to each validation prompt, drawn from the student alone."""
+    heldout_samples: Count = 3
+    """Answers, by as many seeds, to each held-out prompt, before and after the run."""
+    max_new_tokens: Count | None = None
+    """Longest answer; null = as in training."""
+
+
+class ClusterConfig(Section):
+    """Where the roles stand. Roles that take turns reserve fractions of a CPU."""
+
+    address: str | None = None
+    """null = the cluster this job runs in, else a new local one; "auto" or "ray://..." = that cluster."""
+    dashboard: bool = True
+    """Start the Ray dashboard with a local cluster."""
+    cpus: Positive | None = None
+    """CPUs that a local cluster declares; null = all of this machine's."""
+    rollout_cpus: Positive = 0.5
+    teacher_cpus: Positive = 0.5
+    learner_cpus: Positive = 0.4
+    writer_cpus: Positive = 0.2
+    rollout_gpus: NonNegative = 0.0
+    teacher_gpus: NonNegative = 0.0
+    learner_gpus: NonNegative = 0.0
+    threads: Count | None = None
+    """Threads of a rollout or teacher actor; null = all cores, since roles take turns. Ranks share them."""
+    start_timeout_s: Positive = 600.0
+    """How long actors may take to come up."""
+
+
+class RunConfig(Section):
+    """Everything that makes a run what it is."""
+
+    student: ModelConfig
+    teacher: ModelConfig | None = None
+    data: DataConfig = DataConfig()
+    text: TextConfig | None = None
+    rollout: RolloutConfig = RolloutConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    learner: LearnerConfig = LearnerConfig()
+    validation: ValidationConfig = ValidationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    out: Path = Path("runs/minillm")
+    """Folder of the run: settings, metrics, plots, rollouts, checkpoints."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of everything random."""
+    checkpoint_every: Count = 500
+    """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
+    keep_checkpoints: Count = 2
+    """Older ones are deleted; the best student is kept apart."""
+
+    @property
+    def sampled_answers(self) -> int:
+        """Answers of each set that are sampled, in groups of rollout.samples; the data gives the rest."""
+        groups = round(self.objective.share_sampled * self.rollout.answers / self.rollout.samples)
+        return groups * self.rollout.samples
+
+    @property
+    def given_answers(self) -> int:
+        """Answers of each set that come from the data."""
+        return self.rollout.answers - self.sampled_answers
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether blocks of plain text are the given answers: every token but a block's first is learned."""
+        return self.objective.kind == "lm" and self.text is not None and self.data.train is None
+
+    @property
+    def samples_answers(self) -> bool:
+        """Whether the run trains on sampled answers, alone or beside given ones."""
+        return self.sampled_answers > 0
+
+    @property
+    def reuses_states(self) -> bool:
+        """Whether mixed sampling has already computed all that scoring its answers would."""
+        mixed = self.samples_answers and self.rollout.teacher_mix > 0 and self.teacher is not None
+        alike = self.rollout.precision == self.scoring.precision and self.rollout.temperature == 1
+        return mixed and alike and self.scoring.reuse and self.objective.needs_teacher_hidden
+
+    @property
+    def measures_answers(self) -> bool:
+        """Whether answers are drawn only to be measured: on validation or held-out prompts."""
+        by_answers = self.data.validation is not None and self.validation.metric != "loss"
+        return by_answers or self.data.heldout is not None
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher has anything to do: in the loss, or where the reverse KL is measured."""
+        return self.teacher is not None and (self.objective.kind != "lm" or self.measures_answers)
+
+    @property
+    def uses_dropout(self) -> bool:
+        """Whether the student's dropout is on while it learns."""
+        return not self.samples_answers if self.learner.dropout is None else self.learner.dropout
+
+    @property
+    def inner_epochs(self) -> int:
+        """Passes over each set; given answers alone are met once, the data set has epochs of its own."""
+        return self.learner.inner_epochs if self.samples_answers else 1
+
+    @property
+    def steps_per_set(self) -> int:
+        """Optimiser steps made from one set of answers."""
+        return self.rollout.answers // self.learner.batch_size * self.inner_epochs
+
+    def kept_positions(self, vocabulary: int) -> int:
+        """Answer positions of a set for which each rank keeps the teacher's float32 log-probs over its inner
+        epochs: all of them, or none if they take more than learner.keep_logprobs_mib."""
+        positions = self.rollout.answers * self.rollout.max_new_tokens
+        asked = self.inner_epochs > 1 and self.objective.needs_teacher_hidden
+        fits = positions * vocabulary * 4 <= self.learner.keep_logprobs_mib << 20
+        return positions if asked and fits else 0
+
+    def faults(self) -> list[str]:
+        """What is wrong only together, each with key, value and way out."""
+        found: list[str] = []
+        rollout, learner = self.rollout, self.learner
+        if rollout.answers % rollout.samples:
+            found.append(
+                f"rollout.answers = {rollout.answers} is no multiple of rollout.samples = {rollout.samples};"
+                f" try {-(-rollout.answers // rollout.samples) * rollout.samples}"
+            )
+        if rollout.answers % learner.batch_size:
+            up = -(-rollout.answers // learner.batch_size) * learner.batch_size
+            found.append(
+                f"rollout.answers = {rollout.answers} does not divide into batches of"
+                f" learner.batch_size = {learner.batch_size}; try {up}"
+            )
+        if learner.batch_size % learner.ranks:
+            up = -(-learner.batch_size // learner.ranks) * learner.ranks
+            found.append(
+                f"learner.batch_size = {learner.batch_size} does not divide over"
+                f" learner.ranks = {learner.ranks}; try {up}"
+            )
+        if learner.micro_batch * learner.ranks > learner.batch_size:
+            found.append(
+                f"learner.micro_batch = {learner.micro_batch} on {learner.ranks} ranks is more than"
+                f" learner.batch_size = {learner.batch_size}; try"
+                f" learner.micro_batch={max(1, learner.batch_size // learner.ranks)}"
+            )
+        if learner.offload == "cpu" and learner.zero_stage == 0:
+            found.append(
+                "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3"
+            )
+        if learner.optimizer.min_lr > learner.optimizer.lr:
+            found.append(
+                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is above learner.optimizer.lr ="
+                f" {learner.optimizer.lr:g}; try 0"
+            )
+        if learner.optimizer.min_lr and learner.optimizer.schedule != "cosine":
+            found.append(
+                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is for a cosine schedule, but"
+                f" learner.optimizer.schedule = {learner.optimizer.schedule}; set it to cosine, or min_lr=0"
+            )
+        if self.teacher is None and self.objective.kind != "lm":
+            found.append(
+                f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
+            )
+        found += self.objective.faults()
+        truncates = rollout.top_p < 1 or rollout.top_k > 0
+        if truncates and self.objective.kind == "minillm" and self.objective.preset == "reference":
+            found.append(
+                "objective.preset = reference is number for number only without truncation, and rollout.top_p"
+                f" = {rollout.top_p:g}, rollout.top_k = {rollout.top_k}; set rollout.top_p=1 rollout.top_k=0,"
+                " or objective.preset=paper with the reference's settings written out"
+            )
+        on_policy = self.objective.kind == "minillm" and self.objective.preset == "opd"
+        if on_policy and rollout.teacher_mix > 0:
+            found.append(
+                "objective.preset = opd counts answers as the student's own, and rollout.teacher_mix ="
+                f" {rollout.teacher_mix:g} mixes the teacher in; set rollout.teacher_mix=0"
+            )
+        share = self.objective.share_sampled
+        groups = share * rollout.answers / rollout.samples
+        if 0 < share < 1 and rollout.answers % rollout.samples == 0 and abs(groups - round(groups)) > 1e-6:
+            found.append(
+                f"objective.sampled_share = {share:g} of rollout.answers = {rollout.answers} is no whole"
+                f" number of prompts with rollout.samples = {rollout.samples}; try"
+                f" objective.sampled_share={round(groups) * rollout.samples / rollout.answers:g}"
+            )
+        if learner.dropout and self.samples_answers:
+            found.append(
+                "learner.dropout = true cannot stand beside sampled answers: the student in training would"
+                " not be the one that sampled; set learner.dropout=null"
+            )
+        found += self.template_faults() + self._text_faults()
+        train = self.data.train
+        if self.given_answers and train and train.output is None and train.messages is None:
+            found.append(
+                f"data.train.output is null, and {self.given_answers} of rollout.answers ="
+                f" {rollout.answers} are given ones (objective.kind = {self.objective.kind}); name the"
+                + (" column" if self.objective.kind == "lm" else " column, or set objective.sampled_share=1")
+            )
+        if self.validation.metric == "reverse_kl" and self.teacher is None:
+            found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")
+        return found
+
+    def _text_faults(self) -> list[str]:
+        found = []
+        if self.data.train is None and not self.text_alone:
+            found.append(
+                "data.train is missing; set data.train.path, or learn from plain text alone:"
+                " objective.kind=lm and text.path"
+            )
+        held = self.text.validation_blocks if self.text else 0
+        if held and not self.text_alone:
+            found.append(
+                f"text.validation_blocks = {held} is for runs that learn from text alone, and this one has"
+                f" {'data.train' if self.data.train else 'no text to learn from'}; set it to 0"
+            )
+        elif held and self.data.validation is not None:
+            found.append(
+                f"text.validation_blocks = {held} and data.validation both would choose the best student;"
+                " set one of them (text.validation_blocks=0 or data.validation=null)"
+            )
+        return found
+
+    def template_faults(self) -> list[str]:
+        """What data.template leaves no place for."""
+        data, found = self.data, []
+        if data.template == "chat":
+            return found
+        sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
+        for name, source in sources.items():
+            if source is not None and source.messages is not None:
+                found.append(
+                    f"data.{name}.messages = {source.messages} needs a chat template, and data.template ="
+                    f" {data.template}; set data.template=chat, or name instruction and output columns"
+                )
+        if data.system_prompt is not None:
+            found.append(
+                f"data.system_prompt is set, and data.template = {data.template} has no place for it; set"
+                " data.template=chat or remove it"
+            )
+        return found

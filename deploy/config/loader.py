@@ -1,0 +1,241 @@
+"""Run files: YAML and dotted overrides in, one checked configuration out, or all faults at once.
+
+Paths of models and data in a run file are taken from the file's own folder where they exist there, else from
+the folder one stands in, else they are names on the hub. Those in overrides start where one stands, as does
+`out`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from ...common.config.eval import EvalConfig
+from ...common.config.run import RunConfig
+from ...common.errors import ConfigError
+from .errors import Keys, dotted, explain
+
+PATHS = (
+    *("student.path", "teacher.path", "text.path"),
+    *("data.train.path", "data.validation.path", "data.heldout.path"),
+)
+"""Settings that may name a file or folder."""
+CONFIG_FILE = "config.yaml"
+Values = dict[str, Any]
+"""Settings as a run file gives them, not yet checked."""
+Kind = TypeVar("Kind", RunConfig, EvalConfig)
+Change = Callable[[Values, list[str]], Values]
+"""From settings to settings; what is wrong goes into the list."""
+
+
+def as_written(values: Values, faults: list[str]) -> Values:
+    """A run file as it stands."""
+    return values
+
+
+def load_run(path: Path | str, overrides: Sequence[str] = (), change: Change = as_written) -> RunConfig:
+    """Read a run file; each override `key.sub=value` (value in YAML) replaces a setting, or null, or a list.
+
+    `change` may alter the settings before they are checked. Raises ConfigError with every fault, each with
+    its key, its value and the way out.
+    """
+    file = Path(path)
+    source = f"run file {file}"
+    faults: list[str] = []
+    values = read_settings(file, overrides, source, faults)
+    config = validated(change(values, faults), faults)
+    if faults or config is None:
+        raise ConfigError(*faults, source=source)
+    return config
+
+
+def read_settings(file: Path | None, overrides: Sequence[str], source: str, faults: list[str]) -> Values:
+    """What a file (if there is one) and overrides say together, not yet checked."""
+    trees = [_read(file, source)] if file is not None else []
+    tree = OmegaConf.merge(*trees, _parse(overrides, faults))
+    try:
+        values: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as fault:
+        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    return values
+
+
+def beneath(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
+    """The settings of `high`, and those of `low` that it does not name."""
+    merged = dict(low)
+    for key, value in high.items():
+        under = merged.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = beneath(under, value)
+        merged[key] = value
+    return merged
+
+
+def save_resolved(config: RunConfig, folder: Path) -> Path:
+    """Write every setting, as resolved, into a run file in `folder` that gives the same run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / CONFIG_FILE
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def _read(file: Path, source: str) -> DictConfig:
+    try:
+        tree = OmegaConf.load(file)
+    except FileNotFoundError as fault:
+        near = file.parent.glob("*.yaml") if file.parent.is_dir() else ()
+        close = difflib.get_close_matches(file.name, [p.name for p in near], 1)
+        hint = f"did you mean {file.parent / close[0]}?" if close else "give the path of a YAML file"
+        raise ConfigError(f"there is no such file; {hint}", source=source) from fault
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as fault:
+        raise ConfigError(f"it is not readable YAML: {_one_line(fault)}", source=source) from fault
+    if not isinstance(tree, DictConfig):
+        raise ConfigError("it is no mapping of settings; start with `student: {path: ...}`", source=source)
+    _settle_paths(tree, [file.parent, Path()])
+    return tree
+
+
+def _parse(overrides: Sequence[str], faults: list[str]) -> DictConfig:
+    tree = OmegaConf.create()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            faults.append(f"{override} is no setting; write key.sub=value, such as learner.steps=100")
+            continue
+        try:
+            OmegaConf.update(tree, key.strip(), _value(text), force_add=True)
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as fault:
+            faults.append(f"{override} cannot be read: {_one_line(fault)}; put quotes around the value")
+    _settle_paths(tree, [Path()])
+    return tree
+
+
+def _value(text: str) -> Any:
+    """A value as it would be read in a run file; nothing is null."""
+    tree = OmegaConf.create(f"value: {text}")
+    # Not resolved: what a ${...} refers to may stand in the file.
+    values: Any = OmegaConf.to_container(tree, resolve=False)
+    return values["value"]
+
+
+def _settle_paths(tree: DictConfig, folders: Sequence[Path]) -> None:
+    """Make each relative path absolute from the first of `folders` in which it exists."""
+    for key in PATHS:
+        named = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
+        if not isinstance(named, str) or not named:
+            continue
+        OmegaConf.update(tree, key, settled(named, folders))
+
+
+def settled(named: str, folders: Sequence[Path]) -> str:
+    """The absolute path of what lies in the first of `folders` that has it; else the name as it is."""
+    given = Path(named).expanduser()
+    found = next((folder / given for folder in folders if (folder / given).exists()), None)
+    return named if found is None else str(found.resolve())
+
+
+def validated(values: Values, faults: list[str]) -> RunConfig | None:
+    """The configuration, or None; `faults` gets what is wrong, between settings too as far as can be seen."""
+    return validated_as(RunConfig, values, faults)
+
+
+def validated_as(kind: type[Kind], values: Values, faults: list[str]) -> Kind | None:
+    """The same for another tree of settings."""
+    try:
+        config = kind.model_validate(values)
+    except ValidationError as found:
+        details = found.errors(include_url=False)
+        faults += [explain(detail, kind) for detail in details]
+        # Without what is wrong by itself, what is wrong together shows too.
+        for detail in details:
+            if detail["type"] == "missing":
+                _fill(values, detail["loc"])
+            else:
+                _remove(values, detail["loc"])
+        try:
+            rest = kind.model_validate(values)
+        except ValidationError:
+            return None
+        told = {dotted(detail["loc"]) for detail in details}
+        faults += [fault for fault in rest.faults() if not any(key in fault for key in told)]
+        return None
+    faults += config.faults()
+    return config.model_copy(update={"out": config.out.expanduser().resolve()})
+
+
+def _fill(values: Values, keys: Keys) -> None:
+    """Something in the place of what is missing: all that runs cannot do without are models and paths."""
+    for key in keys[:-1]:
+        if not isinstance(values.get(str(key)), dict):
+            return
+        values = values[str(key)]
+    values[str(keys[-1])] = "-" if keys[-1] == "path" else {"path": "-"}
+
+
+def _remove(values: Values, keys: Keys) -> None:
+    for key in keys[:-1]:
+        if not isinstance(values.get(str(key)), dict):
+            values.pop(str(key), None)  # a list, or a value where a section should be: gone as a whole
+            return
+        values = values[str(key)]
+    values.pop(str(keys[-1]), None)
+
+
+def _one_line(fault: BaseException) -> str:
+    return " ".join(str(fault).split())
+
+
+FIRST = "name models (--models A B) and data (--data FILE ...), or give a file that does"
+
+
+def load_eval(
+    path: Path | str | None = None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> EvalConfig:
+    """Read an evaluation: a YAML file, or `flags`, or both (flags win), then `key.sub=value` overrides.
+
+    Raises ConfigError with every fault, each with its key, its value and the way out.
+    """
+    file = Path(path) if path is not None else None
+    source = f"evaluation file {file}" if file else "this evaluation"
+    faults: list[str] = []
+    values = read_settings(file, overrides, source, faults)
+    settle(values, [file.parent, Path()] if file else [Path()])
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    settle(given, [Path()])
+    return checked(values | given, faults, source)
+
+
+def checked(values: Values, faults: list[str], source: str) -> EvalConfig:
+    """The configuration that these settings make. Raises ConfigError with every fault."""
+    if file_faults := [f"{key} is missing; {FIRST}" for key in ("models", "data") if not values.get(key)]:
+        raise ConfigError(*faults, *file_faults, source=source)
+    config = validated_as(EvalConfig, values, faults)
+    if faults or config is None:
+        raise ConfigError(*faults, source=source)
+    return config
+
+
+def settle(values: Values, folders: Sequence[Path]) -> None:
+    """Paths from the first of `folders` that has them; models keep the name under which they were given."""
+    for key in ("models", "data"):
+        if isinstance(values.get(key), list | tuple):
+            values[key] = [_settled_entry(entry, folders, named=key == "models") for entry in values[key]]
+    if values.get("teacher") is not None:
+        values["teacher"] = _settled_entry(values["teacher"], folders, named=True)
+
+
+def _settled_entry(entry: Any, folders: Sequence[Path], *, named: bool) -> Any:
+    if isinstance(entry, str):
+        entry = {"path": entry}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
+        return entry
+    name = {"name": entry.get("name") or entry["path"]} if named else {}
+    return {**entry, **name, "path": settled(entry["path"], folders)}

@@ -1,0 +1,161 @@
+"""The folder of an evaluation: what lies where, and what of it a second call need not measure again.
+
+config.yaml          every setting as resolved
+results.json         the rows; results.parquet holds the same
+comparisons.json     paired tests between any two models
+answers/MODEL/DATA/  every answer, one Parquet file for each seed
+parts/               what was measured of one model on one data set; kept if the evaluation stops
+plots/               pictures
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from ...common.config.eval import EvalConfig, EvalData
+from ...common.config.run import ModelConfig
+from ...common.errors import ConfigError
+from .rows import Part, Row
+
+FREE = ("models", "data", "cluster", "out", "metrics")
+"""Settings that may change between two calls on one folder; parts know what they were measured with."""
+
+
+class EvalFolder:
+    """Paths of one evaluation, and its parts."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def results(self) -> Path:
+        """The rows."""
+        return self.path / "results.json"
+
+    @property
+    def plots(self) -> Path:
+        """Pictures."""
+        return self.path / "plots"
+
+    def open(self, config: EvalConfig) -> None:
+        """Keep the settings. Raises ConfigError if the folder holds an evaluation that cannot be added to."""
+        file, now = self.path / "config.yaml", config.model_dump(mode="json")
+        if file.exists():
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+            changed = [
+                key for key in now if key not in FREE and _matters(now[key]) != _matters(before.get(key))
+            ]
+            if changed:
+                raise ConfigError(
+                    f"out = {self.path} holds an evaluation with other settings ({', '.join(changed)});"
+                    " choose another folder (--out), or delete it",
+                    source="this evaluation",
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"out = {self.path} holds something else; choose another folder (--out)",
+                source="this evaluation",
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(now, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def answers(self, model: str, data: str, seed: int) -> Path:
+        """File of a model's answers to a data set by one seed."""
+        return self.path / "answers" / slug(model) / slug(data) / f"seed-{seed}.parquet"
+
+    def keep(self, part: Part, mark: str) -> None:
+        """Write a part, whole or not at all; `mark` tells of what."""
+        target = self._part(part.model, part.data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(".partial")
+        unfinished.write_text(json.dumps({"mark": mark, **part.to_json()}), encoding="utf-8")
+        unfinished.replace(target)
+
+    def kept(self, model: str, data: str, mark: str) -> Part | None:
+        """A part measured earlier; None if there is none, or model or data are others now."""
+        found = _read_part(self._part(model, data))
+        return None if found is None or found[1] != mark else found[0]
+
+    def others(self, known: Collection[tuple[str, str]]) -> list[Part]:
+        """Parts of earlier calls on other models and data than those that are `known`."""
+        read = [_read_part(file) for file in sorted(self.path.glob("parts/*.json"))]
+        parts = [found[0] for found in read if found is not None]
+        return [part for part in parts if (part.model, part.data) not in known]
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """results.json, and the same as results.parquet."""
+        _write_json(self.results, rows)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), self.path / "results.parquet")
+
+    def write_comparisons(self, rows: Sequence[Row]) -> None:
+        """comparisons.json."""
+        _write_json(self.path / "comparisons.json", rows)
+
+    def _part(self, model: str, data: str) -> Path:
+        return self.path / "parts" / f"{slug(model)}--{slug(data)}.json"
+
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("model", "data", "metric", "bucket")),
+        ("seed", pa.int32()),
+        *((name, pa.float64()) for name in ("value", "low", "high")),
+        ("n", pa.int64()),
+    ]
+)
+"""Columns of results.parquet: the keys of a row."""
+
+
+def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData) -> str:
+    """Changes with model, teacher and data: with their settings, and with the files that they name."""
+    named = [model, data, *([config.teacher] if config.teacher else [])]
+    facts = [(_files(one.path), one.model_dump(mode="json", exclude={"name"})) for one in named]
+    return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
+
+
+def _matters(section: Any) -> Any:
+    """What of a section decides over figures: not how many actors share the work, nor in which pieces."""
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key not in ("actors", "chunk")}
+
+
+def _files(path: str) -> Any:
+    """Names, sizes and times of a file, or of those below a folder; a hub name stands for itself."""
+    here = Path(path)
+    if not here.exists():
+        return path
+    files = sorted(here.rglob("*")) if here.is_dir() else [here]
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+
+
+def _read_part(file: Path) -> tuple[Part, str] | None:
+    """A part and its mark; None where there is none, or one of another version."""
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return Part.from_json(found), found["mark"]
+    except (KeyError, TypeError):
+        return None
+
+
+def slug(name: str) -> str:
+    """A name as a folder: unlike names stay unlike."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return plain if plain == name else f"{plain[-60:]}-{zlib.crc32(name.encode()):08x}"
+
+
+def _write_json(file: Path, rows: Sequence[Row]) -> None:
+    unfinished = file.with_suffix(".partial")
+    unfinished.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(file)

@@ -1,0 +1,76 @@
+"""The README of a saved student: what it is, how it was made, and how it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ... import __version__
+from ...common.config.run import RunConfig
+
+_TEMPLATE = """---
+library_name: transformers
+pipeline_tag: text-generation
+base_model: {student}
+tags: [on-policy-distillation, minillm, minillm-ray]
+---
+# {name}
+
+{origin}, trained with minillm-ray {version}
+({kind}, optimiser step {step} of {steps}).
+
+| setting | value |
+|---|---|
+{settings}
+
+| measured | value |
+|---|---|
+{measured}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+```
+
+`vllm serve {folder}` serves it.
+"""
+
+
+def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str, float]) -> None:
+    """Write README.md into a student's folder."""
+    settings = {
+        "objective.kind": config.objective.kind,
+        "objective.preset": config.objective.preset,
+        "rollout.teacher_mix": config.rollout.teacher_mix,
+        "rollout.temperature": config.rollout.temperature,
+        "learner.batch_size": config.learner.batch_size,
+        "learner.inner_epochs": config.learner.inner_epochs,
+        "learner.optimizer.lr": config.learner.optimizer.lr,
+        "training data": " and ".join(part.path for part in (config.data.train, config.text) if part),
+        "seed": config.seed,
+    }
+    text = _TEMPLATE.format(
+        name=folder.name,
+        folder=folder.name,
+        student=config.student.path,
+        origin=_origin(config),
+        version=__version__,
+        kind={
+            "minillm": "on-policy distillation, MiniLLM",
+            "lm": "fine-tuning",
+            "kd": f"distillation by {config.objective.divergence}",
+        }[config.objective.kind],
+        step=step,
+        steps=config.learner.steps,
+        settings="\n".join(f"| {k} | {v} |" for k, v in settings.items()),
+        measured="\n".join(f"| {k} | {v:.4g} |" for k, v in measured.items()) or "| nothing | |",
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _origin(config: RunConfig) -> str:
+    if config.objective.kind == "lm" or config.teacher is None:
+        return f"`{config.student.path}`, fine-tuned"
+    return f"A student of `{config.teacher.path}`, started from `{config.student.path}`"

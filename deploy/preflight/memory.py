@@ -1,0 +1,179 @@
+"""What memory each process of a run needs: parameters are counted, activations estimated.
+
+A model is counted in every process that holds it. Estimates of activations were fitted to GPT-2 and LLaMA in
+float32 on a CPU (10 to 20 % off there); allocators, and attention without a fused kernel, take more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...actors.vllm_engine import BLOCK_TOKENS, PREFILL_TOKENS
+from ...common.config.run import LearnerConfig, RunConfig
+from ...common.divergence import PART_LOGITS
+from ..models.inspect import ModelFacts
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MIB, GIB = 1 << 20, 1 << 30
+RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "writer": 400 * MIB}
+"""What a role holds beside models and caches: Python, Ray, torch, and the engine of vLLM; measured."""
+CHUNK_TENSORS = {"jsd": 4, "skew_kl": 4, "skew_reverse_kl": 4, "atkd": 5, "akl": 8}
+"""[chunk, vocabulary] tensors that a divergence holds at a time, read off its code; 2 if it is not here."""
+PARTS = ("student", "teacher", "gradients", "optimiser", "activations", "KV cache", "buckets", "runtime")
+"""Columns of the plan, in order. A learner's "teacher" is the frozen output layer alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes of one process by part, or of the object store."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.parts.values())
+
+
+def rollout_memory(
+    config: RunConfig, student: ModelFacts, teacher: ModelFacts | None, vocabulary: int
+) -> Memory:
+    """One vLLM engine; it holds the teacher too where answers are drawn from the mixture."""
+    settings, size = config.rollout, BYTES[config.rollout.precision]
+    held = [student, teacher] if mixes(config) and teacher else [student]
+    tokens = min(PREFILL_TOKENS, settings.max_sequences * config.data.max_prompt_tokens)
+    logits = (len(held) + 2) * settings.max_sequences * vocabulary * 4
+    states = 0
+    if config.reuses_states and teacher:
+        # Of a piece of answers: as they are drawn, in one array, and answer by answer.
+        drawn = settings.chunk * settings.samples * settings.max_new_tokens
+        states = 3 * drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
+    # vLLM packs an output layer for the CPU apart from the embedding that it is tied to.
+    heads = [m.head_parameters if m.tied and not config.cluster.rollout_gpus else 0 for m in held]
+    weights = [(m.parameters + head) * size for m, head in zip(held, heads, strict=True)]
+    return Memory(
+        parts={
+            "student": weights[0],
+            "teacher": sum(weights[1:]),
+            "activations": sum(_passing(m, tokens, size) for m in held) + logits + states,
+            "KV cache": int(settings.cache_gib * GIB),
+            "runtime": RUNTIME["rollout"],
+        }
+    )
+
+
+def teacher_memory(config: RunConfig, teacher: ModelFacts) -> Memory:
+    """One teacher actor."""
+    settings, size = config.scoring, BYTES[config.scoring.precision]
+    hidden = 2 * settings.batch_tokens * teacher.hidden * BYTES[settings.hidden_precision]
+    logits = 2 * 4 * PART_LOGITS[config.cluster.teacher_gpus > 0]
+    return Memory(
+        parts={
+            "teacher": teacher.parameters * size,
+            "activations": _passing(teacher, settings.batch_tokens, size) + hidden + logits,
+            "runtime": RUNTIME["teacher"],
+        }
+    )
+
+
+def learner_memory(
+    config: RunConfig, student: ModelFacts, teacher: ModelFacts | None, vocabulary: int
+) -> Memory:
+    """One learner rank; ZeRO shares out the optimiser (1), the gradients (2) and the weights (3)."""
+    learner = config.learner
+    size, stage, published = BYTES[learner.precision], zero_stage(learner), BYTES[config.rollout.precision]
+    count, share = student.parameters, -(-student.parameters // learner.ranks)
+    # ZeRO-3 gathers layer by layer; the largest piece is the output layer.
+    weights = share * size + student.head_parameters * size if stage == 3 else count * size
+    gradients = (share if stage >= 2 else count) * 4
+    moments = (4 if learner.optimizer.name == "sgd" else 8) * (share if stage else count)
+    master = 4 * share if stage else 0
+    head = vocabulary * teacher.hidden * BYTES[config.scoring.precision] if teacher else 0
+    # Weights go into the store from where they lie, unless they are gathered, converted or fetched first.
+    bucket = 0
+    if stage == 3 or size != published or config.cluster.learner_gpus:
+        bucket = min(max(learner.bucket_mib * MIB, student.head_parameters * published), count * published)
+    return Memory(
+        parts={
+            "student": weights,
+            "teacher": head if needs_teacher_head(config) else 0,
+            "gradients": gradients,
+            "optimiser": moments + master,
+            "activations": _trained(config, student, vocabulary),
+            "buckets": bucket,
+            "runtime": RUNTIME["learner"],
+        }
+    )
+
+
+def writer_memory() -> Memory:
+    """The writer holds a tokenizer and one set of answers."""
+    return Memory(parts={"runtime": RUNTIME["writer"]})
+
+
+def store_memory(
+    config: RunConfig, student: ModelFacts, teacher: ModelFacts | None, vocabulary: int
+) -> Memory:
+    """Ray's object store: two versions of the weights, one set of answers, the teacher's output layer."""
+    answers = config.rollout.answers * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
+    drawn = config.rollout.answers * config.rollout.max_new_tokens
+    states = head = 0
+    if teacher is not None and needs_teacher_head(config):
+        head = vocabulary * teacher.hidden * BYTES[config.scoring.precision]
+        states = drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
+    return Memory(
+        parts={
+            "student": 2 * student.parameters * BYTES[config.rollout.precision],
+            "teacher": head,
+            "activations": states + 4 * answers + 5 * 4 * drawn,
+        }
+    )
+
+
+def cache_tokens(config: RunConfig, student: ModelFacts, teacher: ModelFacts | None) -> int:
+    """Tokens whose keys and values fit into one engine's cache, in whole blocks."""
+    held = [student, teacher] if mixes(config) and teacher else [student]
+    values = sum(2 * m.layers * m.kv_heads * m.head_dim for m in held)
+    per_block = values * BYTES[config.rollout.precision] * BLOCK_TOKENS
+    return int(config.rollout.cache_gib * GIB) // per_block * BLOCK_TOKENS
+
+
+def mixes(config: RunConfig) -> bool:
+    """Whether the rollout engines hold the teacher."""
+    return config.samples_answers and config.teacher is not None and config.rollout.teacher_mix > 0
+
+
+def needs_teacher_head(config: RunConfig) -> bool:
+    """Whether learner ranks hold the teacher's output layer: for the loss, or to measure the reverse KL."""
+    return config.asks_teacher
+
+
+def zero_stage(learner: LearnerConfig) -> int:
+    """The stage that runs: bfloat16 is never without ZeRO, see learner.deepspeed_engine."""
+    return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
+
+
+def _passing(model: ModelFacts, tokens: int, size: int) -> int:
+    """Bytes of a forward pass that keeps nothing."""
+    return tokens * (4 * model.hidden + 2 * model.intermediate) * size
+
+
+def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
+    """Bytes of one micro-batch, kept for the backward pass, of the output layer's chunks, and of log-probs
+    that are kept over inner epochs."""
+    learner, size = config.learner, BYTES[config.learner.precision]
+    tokens = learner.micro_batch * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
+    if config.text_alone:
+        tokens = 0
+    if config.text is not None:
+        tokens = max(tokens, learner.micro_batch * config.text.block_tokens)
+    layer = 12 * student.hidden + 6 * student.intermediate
+    kept = (
+        2 * student.hidden * student.layers + layer
+        if learner.gradient_checkpointing
+        else layer * student.layers
+    )
+    tensors = CHUNK_TENSORS.get(config.objective.divergence, 2) if config.objective.kind == "kd" else 2
+    chunks = tensors * min(learner.head_chunk, tokens) * vocabulary * 4 + student.head_parameters * 4
+    return tokens * kept * size + chunks + config.kept_positions(vocabulary) * vocabulary * 4

@@ -1,0 +1,178 @@
+"""All learner ranks as one learner: they meet, step together, and fail together. Stands in the driver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from ...common.config.run import RunConfig
+from ...common.errors import ClusterError, MinillmError, PartLost
+from ...common.process import peak_resident
+from ...common.types import AnswerMeasure, StepReport, WeightVersion
+from ...common.weights import WeightManifest
+from ...learner.sharding import Item, deal, deal_step
+from ...learner.worker import LearnerActor
+
+GRACE_S = 10.0
+"""After one rank failed: how long the others may take to say what they met, before they are ended."""
+
+
+class LearnerGroup:
+    """The student in training. Items hold references: no token passes through here.
+
+    `options` gives each rank's keywords for `Actor.options`. The constructor returns while the ranks load
+    the student; the first call waits for them.
+    """
+
+    def __init__(self, config: RunConfig, vocabulary: int, options: Callable[[int], dict[str, Any]]):
+        self._config, self._steps = config, 0
+        world = config.learner.ranks
+        chosen = [{"name": f"learner-{rank}", **options(rank)} for rank in range(world)]
+        self._names = [keywords["name"] for keywords in chosen]
+        self._ranks: list[Any] = [
+            LearnerActor.options(**keywords).remote(keywords["name"], rank, world, config, vocabulary)
+            for rank, keywords in enumerate(chosen)
+        ]
+        self._lost: PartLost | None = None
+        address, port = self._collect([self._ranks[0].place.remote()], self._timeout_s)[0]
+        self._meeting = [rank.meet.remote(address, port) for rank in self._ranks]
+
+    def ready(self) -> None:
+        """Wait until all ranks have met and hold the student; ClusterError after cluster.start_timeout_s."""
+        if self._meeting:
+            self._collect(self._meeting, self._timeout_s)
+            self._meeting = []
+
+    def set_teacher_head(self, head: Any) -> None:
+        """The teacher's output layer, or a reference to it: the mapping that the teacher's `head` gives."""
+        self._all("set_teacher_head", lambda rank: (head,))
+
+    def step(
+        self, items: Sequence[Item], texts: Sequence[Item] = (), *, fresh: bool, first_epoch: bool
+    ) -> StepReport:
+        """One optimiser step on these answers, and blocks of text for the language-model term.
+
+        `fresh`: the first step after these answers were drawn, by the weights as they are. Raises
+        NonFiniteLoss, with all weights as they were, or PartLost.
+        """
+        began, learner = time.monotonic(), self._config.learner
+        shares = deal_step(items, texts, ranks=learner.ranks, micro_batch=learner.micro_batch)
+        metrics = self._all("step", lambda rank: (shares[rank],), fresh=fresh, first_epoch=first_epoch)[0]
+        self._steps += 1
+        return StepReport(step=self._steps, metrics=metrics, seconds=time.monotonic() - began)
+
+    def forget(self) -> None:
+        """The set is done with: its answers may leave the object store."""
+        self._all("forget", lambda rank: ())
+
+    def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
+        """A record of each answer, in order, by the weights as they are; nothing is learned."""
+        learner = self._config.learner
+        hands = deal(items, ranks=learner.ranks, micro_batch=learner.micro_batch)
+        parts = self._all("measure", lambda rank: (hands[rank], temperature))
+        found = {
+            index: record
+            for hand, records in zip(hands, parts, strict=True)
+            for index, record in zip(hand.order, records, strict=True)
+        }
+        return [found[index] for index in range(len(items))]
+
+    def publish(self, version: WeightVersion, readers: Sequence[Any] = ()) -> WeightManifest:
+        """All weights into the object store. They stay there while the manifest is held, and no longer: the
+        next version finds memory there that every process has touched before.
+
+        `readers`: actors whose `expect` hears of each bucket before the manifest is there.
+        """
+        return self._all("publish", lambda rank: (version, readers))[0]
+
+    def save(self, folder: Path) -> None:
+        """A checkpoint that `restore` takes on, whole or not at all."""
+        self._all("save", lambda rank: (str(folder.absolute()), self._steps))
+
+    def restore(self, folder: Path) -> int:
+        """Go on from a checkpoint; the optimiser steps behind it."""
+        self._steps = self._all("restore", lambda rank: (str(folder.absolute()),))[0]
+        return self._steps
+
+    def export(self, folder: Path) -> None:
+        """The student as a plain Hugging Face folder."""
+        self._all("export", lambda rank: (str(folder.absolute()),))
+
+    def adopt(self, folder: Path) -> None:
+        """Take on the weights of an exported student, to measure or publish them."""
+        self._all("adopt", lambda rank: (str(folder.absolute()),))
+
+    def peak_memory(self) -> dict[str, int]:
+        """Most resident bytes of each rank so far, by name."""
+        calls = [rank.__ray_call__.remote(peak_resident) for rank in self._ranks]
+        return dict(zip(self._names, self._collect(calls), strict=True))
+
+    def stop(self) -> None:
+        """End all ranks."""
+        self._lost = self._lost or PartLost("the learner was stopped")
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    @property
+    def _timeout_s(self) -> float:
+        return self._config.cluster.start_timeout_s
+
+    def _all(self, method: str, args: Callable[[int], tuple[Any, ...]], **keywords: Any) -> list[Any]:
+        """The same call to all ranks, each with arguments of its own."""
+        self.ready()
+        if self._lost:
+            raise self._lost
+        calls = [getattr(rank, method).remote(*args(n), **keywords) for n, rank in enumerate(self._ranks)]
+        return self._collect(calls)
+
+    def _collect(self, calls: list[Any], timeout_s: float | None = None) -> list[Any]:
+        """All results; at the first failure the ranks fail together, with the most telling error."""
+        try:
+            waiting = calls
+            while waiting:
+                done, waiting = ray.wait(waiting, timeout=timeout_s)
+                if not done:
+                    raise GetTimeoutError
+                ray.get(done)
+            return ray.get(calls)
+        except GetTimeoutError:
+            self.stop()
+            raise ClusterError(
+                f"learner ranks did not come up within cluster.start_timeout_s = {timeout_s:g};"
+                " see their logs in Ray's dashboard, or raise it"
+            ) from None
+        except (RayActorError, RayTaskError) as first:
+            self._fail(calls, first)
+            raise AssertionError("unreachable") from first
+
+    def _fail(self, calls: list[Any], first: Exception) -> None:
+        """Raise what the ranks met. Those that are stuck waiting for a lost one are ended."""
+        _, stuck = ray.wait(calls, num_returns=len(calls), timeout=GRACE_S)
+        errors = [None if call in stuck else _error_of(call) for call in calls]
+        dead = [n for n, e in zip(self._names, errors, strict=False) if isinstance(e, RayActorError)]
+        causes = [e.cause for e in errors if isinstance(e, RayTaskError)]
+        told = next((cause for cause in causes if isinstance(cause, MinillmError)), None)
+        if told is not None and not dead and not stuck:
+            raise told from None
+        self.stop()
+        if told is not None and not dead:
+            raise told from None
+        names = dead or [n for n, e in zip(self._names, errors, strict=False) if e is not None]
+        self._lost = PartLost(
+            f"{', '.join(names)} died; the other learner ranks were ended. `minillm resume` goes on from the"
+            f" last checkpoint. What was seen: {first}"
+        )
+        raise self._lost from first
+
+
+def _error_of(call: Any) -> Exception | None:
+    try:
+        ray.get(call)
+    except (RayActorError, RayTaskError) as error:
+        return error
+    return None

@@ -1,0 +1,146 @@
+"""Which role reserves what: a pure plan of bundles, then one placement group that holds them all.
+
+Reserving everything at once means that a run which does not fit says so before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+
+from ...common.config.run import ClusterConfig, RunConfig
+from ...common.errors import ClusterError
+
+PROCESS = {
+    # Idle OpenMP threads that spin would take the cores from the roles whose turn it is. For the moment that
+    # lies between two operations of a step, though, to sleep and be woken costs more (libgomp reads this).
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "5000",
+    # Passes make and drop tensors of many megabytes. To give that memory back each time, and have it zeroed
+    # again page by page, took a tenth of a step: glibc keeps it, in pages of 2 MiB where Linux has them.
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Environment of every actor that computes, read when its process starts; what the user has set stays."""
+
+
+def _process() -> dict[str, str]:
+    return {name: os.environ.get(name, value) for name, value in PROCESS.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What one actor reserves."""
+
+    name: str
+    role: str
+    cpus: float
+    gpus: float
+    threads: int
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """As Ray's placement groups want it."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+def places(config: RunConfig, cores: int) -> list[Place]:
+    """The actors of a run, in the order in which they start. `cores` are those of one machine."""
+    here, threads = config.cluster, config.cluster.threads or cores
+    found = [
+        Place(name=f"learner-{i}", role="learner", cpus=here.learner_cpus, gpus=here.learner_gpus,
+              threads=max(1, threads // config.learner.ranks))
+        for i in range(config.learner.ranks)
+    ]  # fmt: skip
+    if needs_rollouts(config):
+        found += [
+            Place(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
+                  threads=threads)
+            for i in range(config.rollout.actors)
+        ]  # fmt: skip
+    if config.asks_teacher:
+        found += [
+            Place(name=f"teacher-{i}", role="teacher", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
+                  threads=threads)
+            for i in range(config.scoring.actors)
+        ]  # fmt: skip
+    return found
+
+
+def needs_rollouts(config: RunConfig) -> bool:
+    """Whether any part of the run samples answers: training on them, or measuring them."""
+    return config.samples_answers or config.measures_answers
+
+
+class Reservation:
+    """A share of the cluster for actors that start together, held from start to end."""
+
+    def __init__(self, wanted: Sequence[Place], settings: ClusterConfig):
+        self._places = list(wanted)
+        self._writer_cpus = settings.writer_cpus
+        self._group = self._reserve(settings.start_timeout_s)
+
+    def _reserve(self, timeout_s: float) -> PlacementGroup:
+        bundles = [place.bundle for place in self._places]
+        need = {kind: sum(b.get(kind, 0.0) for b in bundles) for kind in ("CPU", "GPU")}
+        need["CPU"] += self._writer_cpus
+        have = ray.cluster_resources()
+        for kind, amount in need.items():
+            if amount > have.get(kind, 0.0) + 1e-6:
+                raise ClusterError(
+                    f"the run needs {amount:g} {kind} ({len(bundles)} actors and a writer), the cluster has"
+                    f" {have.get(kind, 0.0):g}; add machines, or lower cluster.*_{kind.lower()}s,"
+                    " rollout.actors, scoring.actors or learner.ranks"
+                )
+        group = placement_group(bundles, strategy="PACK")
+        if not group.wait(timeout_s):
+            remove_placement_group(group)
+            raise ClusterError(
+                f"no place for {bundles} within cluster.start_timeout_s = {timeout_s:g}; free now:"
+                f" {ray.available_resources()}"
+            )
+        return group
+
+    def options(self, name: str) -> dict[str, Any]:
+        """Keywords for `Actor.options(...)` of the actor called `name`."""
+        index, place = next((i, p) for i, p in enumerate(self._places) if p.name == name)
+        return {
+            "name": name,
+            "num_cpus": place.cpus,
+            "num_gpus": place.gpus,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(place.threads), **_process()}},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                placement_group=self._group, placement_group_bundle_index=index
+            ),
+        }
+
+    def writer_options(self, name: str = "writer") -> dict[str, Any]:
+        """Who writes files stands beside the driver, where the run's folder is."""
+        node = ray.get_runtime_context().get_node_id()
+        return {
+            "name": name,
+            "num_cpus": self._writer_cpus,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+        }
+
+    def names(self, role: str) -> list[str]:
+        """Names of the actors of a role."""
+        return [place.name for place in self._places if place.role == role]
+
+    def threads(self, name: str) -> int:
+        """Threads that the actor called `name` may use."""
+        return next(p.threads for p in self._places if p.name == name)
+
+    def release(self) -> None:
+        """Give everything back."""
+        remove_placement_group(self._group)

@@ -1,0 +1,133 @@
+"""Many actors as one: each free actor takes the next piece of work, and results come back in order.
+
+What travels through here are references and sizes. The pieces themselves (answers, hidden states) stay
+in Ray's object store. A piece whose actor died is given to another one; when none is left, the run is told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from ...common.errors import MinillmError, PartLost
+from ...common.types import BatchSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunk:
+    """Some answers in the object store, and how long they are."""
+
+    ref: Any
+    """Reference of a list of passages, rollouts or scored ones."""
+    summary: BatchSummary
+    scored: bool = False
+    """Whether the teacher saw them while they were drawn."""
+
+    def __len__(self) -> int:
+        return len(self.summary)
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """Actors of one role. `lost` names those that died while working."""
+
+    actors: list[Any]
+    names: list[str]
+    lost: list[str]
+
+    @classmethod
+    def of(cls, actors: Sequence[Any], role: str) -> Pool:
+        """A pool of actors that are called role-0, role-1, ..."""
+        return cls(list(actors), [f"{role}-{i}" for i in range(len(actors))], [])
+
+    def spread(
+        self,
+        pieces: Sequence[Any],
+        call: Callable[[Any, Any], tuple[Any, Any]],
+        done: Callable[[BatchSummary], None] = lambda summary: None,
+    ) -> list[Chunk]:
+        """Give each piece to a free actor; `call(actor, piece)` returns references of (list, summary).
+
+        `done` is told of each piece as it finishes. Order of the result = order of the pieces, whoever
+        did them. Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        """
+        chunks: list[Chunk | None] = [None] * len(pieces)
+        waiting = deque(range(len(pieces)))
+        free = deque(range(len(self.actors)))
+        running: dict[Any, tuple[int, int, Any]] = {}
+        while waiting or running:
+            while waiting and free:
+                place, index = free.popleft(), waiting.popleft()
+                ref, summary = call(self.actors[place], pieces[index])
+                running[summary] = (place, index, ref)
+            if not running:
+                raise PartLost(self._nobody())
+            for summary in ray.wait(list(running), num_returns=1)[0]:
+                place, index, ref = running.pop(summary)
+                try:
+                    sizes = result_of(summary)
+                except RayActorError:
+                    self.lost.append(self.names[place])
+                    waiting.appendleft(index)
+                    continue
+                free.append(place)
+                chunks[index] = Chunk(ref=ref, summary=sizes)
+                done(sizes)
+        self._bury()
+        return [chunk for chunk in chunks if chunk is not None]
+
+    def tell_all(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Ask every actor the same, at once; results of those that live, in the order of the actors.
+
+        Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        """
+        found = []
+        for name, answer in [(n, call(a)) for a, n in zip(self.actors, self.names, strict=True)]:
+            try:
+                found.append(result_of(answer))
+            except RayActorError:
+                self.lost.append(name)
+        self._bury()
+        return found
+
+    def _bury(self) -> None:
+        if self.actors and not set(self.names) - set(self.lost):
+            raise PartLost(self._nobody())
+        alive = [(a, n) for a, n in zip(self.actors, self.names, strict=True) if n not in self.lost]
+        self.actors, self.names = [a for a, _ in alive], [n for _, n in alive]
+
+    def _nobody(self) -> str:
+        return (
+            f"no actor is left of {', '.join(self.names)}; see their logs in Ray's dashboard, and go on with"
+            " `minillm resume`"
+        )
+
+
+def result_of(call: Any, name: str | None = None) -> Any:
+    """What a call gave; an error that a person is meant to read comes as itself, not as Ray's account of it.
+
+    With a `name`, the death of the actor is told as PartLost.
+    """
+    try:
+        return ray.get(call)
+    except RayTaskError as failure:
+        if isinstance(failure.cause, MinillmError):
+            raise failure.cause from None
+        raise
+    except RayActorError as death:
+        if name is None:
+            raise
+        raise PartLost(
+            f"{name} died; see its log in Ray's dashboard, and go on with `minillm resume`: {death}"
+        ) from death
+
+
+def pieces_of(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive pieces of at most `size`."""
+    for start in range(0, len(things), size):
+        yield things[start : start + size]

@@ -1,0 +1,98 @@
+"""One learner rank in one Ray process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from ..common.config.run import RunConfig
+from ..common.metrics import Metrics
+from ..common.process import collector_paused
+from ..common.types import AnswerMeasure, WeightVersion
+from ..common.weights import Arrays, WeightManifest
+
+if TYPE_CHECKING:
+    from .rank import Rank
+    from .sharding import Hand, Share
+
+
+@ray.remote(max_restarts=0)  # a rank that starts anew has none of what the others remember
+class LearnerActor:
+    """A mailbox around `Rank`. All ranks get the same calls in the same order."""
+
+    def __init__(self, name: str, rank: int, world: int, config: RunConfig, vocabulary: int):
+        self._name, self._number, self._world = name, rank, world
+        self._config, self._vocabulary = config, vocabulary
+        self._door: socket.socket | None = None
+
+    def place(self) -> tuple[str, int]:
+        """Address and port where this rank listens from now on, so that the others can meet it there."""
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._door = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
+        return ray.util.get_node_ip_address(), self._door.getsockname()[1]
+
+    def meet(self, address: str, port: int) -> None:
+        """Join the other ranks and load the student. Call it first, once."""
+        with collector_paused():
+            from .rank import Rank
+
+        self._rank: Rank = Rank(
+            self._config,
+            self._vocabulary,
+            ray.get,
+            rank=self._number,
+            world=self._world,
+            address=address,
+            port=port,
+            door=self._door,
+        )
+
+    def set_teacher_head(self, arrays: Mapping[str, Any]) -> None:
+        """See Rank.set_teacher_head."""
+        self._rank.set_teacher_head(arrays)
+
+    def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
+        """See StepRunner.step."""
+        return self._rank.step(share, fresh=fresh, first_epoch=first_epoch)
+
+    def forget(self) -> None:
+        """See Rank.forget."""
+        self._rank.forget()
+
+    def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
+        """See measure.measure."""
+        return self._rank.measure(hand, temperature)
+
+    def publish(self, version: WeightVersion, readers: Sequence[Any]) -> WeightManifest | None:
+        """All weights, into the object store; the manifest from rank 0. They stay while it is held.
+
+        Each reader is told of a bucket as soon as it is there, and can fetch it while the next is put.
+        """
+
+        def put(arrays: Arrays) -> Any:
+            ref = ray.put(arrays)
+            for reader in readers:
+                reader.expect.remote(version, [ref])
+            return ref
+
+        return self._rank.publish(version, put)
+
+    def save(self, folder: str, step: int) -> None:
+        """See checkpoint.save."""
+        self._rank.save(folder, step)
+
+    def restore(self, folder: str) -> int:
+        """See checkpoint.restore."""
+        return self._rank.restore(folder)
+
+    def export(self, folder: str) -> None:
+        """See checkpoint.export_student."""
+        self._rank.export(folder)
+
+    def adopt(self, folder: str) -> None:
+        """See checkpoint.adopt."""
+        self._rank.adopt(folder)

@@ -1,0 +1,197 @@
+"""A run file either gives one configuration, or says everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from minillm_ray.common.config.run import RunConfig
+from minillm_ray.common.errors import ConfigError
+from minillm_ray.deploy.config.loader import load_run, save_resolved
+
+SMALLEST = "student: {path: a/student}\nteacher: {path: a/teacher}\ndata: {train: {path: train.jsonl}}\n"
+
+
+def write(folder: Path, text: str = SMALLEST) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as found:
+        load_run(path, list(overrides))
+    assert str(found.value).startswith(f"run file {path} cannot be used:\n  ")
+    return list(found.value.faults)
+
+
+def test_the_smallest_run_file_gives_the_defaults(tmp_path):
+    config = load_run(write(tmp_path))
+    assert config.rollout.teacher_mix == 0.2
+    assert config.data.train is not None
+    assert (config.student.path, config.data.train.path) == ("a/student", "train.jsonl")
+
+
+def test_overrides_reach_nested_null_and_list_values(tmp_path):
+    config = load_run(
+        write(tmp_path, SMALLEST + "text: {path: c.txt}\nlearner: {steps: 7}\n"),
+        [
+            "learner.optimizer.betas=[0.8, 0.9]",
+            "learner.optimizer.lr=1e-4",
+            "data.validation.path=v.jsonl",
+            "objective.reward_clip=10",
+            "text=null",
+            "data.train.input=null",
+            "data.system_prompt='Be: kind'",
+        ],
+    )
+    assert config.learner.optimizer.betas == (0.8, 0.9)
+    assert config.learner.optimizer.lr == 1e-4
+    assert config.learner.steps == 7
+    assert config.data.validation is not None
+    assert config.data.validation.path == "v.jsonl"
+    assert config.objective.reward_clip == 10
+    assert config.text is None
+    assert config.data.train is not None
+    assert config.data.train.input is None
+    assert config.data.system_prompt == "Be: kind"
+
+
+def test_a_preset_can_be_chosen_by_an_override_and_a_written_setting_wins(tmp_path):
+    config = load_run(write(tmp_path), ["objective.preset=reference", "objective.gamma=0.5"])
+    assert (config.objective.gamma, config.objective.whiten) == (0.5, True)
+
+
+def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
+    text = SMALLEST + "rollout: {teacher_mix: 1.5, anwsers: 100, precision: float64}\nlearner: {ranks: 3}\n"
+    found = faults(write(tmp_path, text), "learner.optimizer.betas=[0.9, 2]", "teacher_mix=0.3", "nonsense")
+    expected = [
+        "nonsense is no setting; write key.sub=value, such as learner.steps=100",
+        "rollout.teacher_mix = 1.5 cannot be; it must be a number from 0 to 1",
+        "rollout.anwsers is unknown; did you mean rollout.answers?",
+        "rollout.precision = float64 cannot be; it must be one of float32, bfloat16, float16",
+        "learner.optimizer.betas.1 = 2 cannot be; it must be a number from 0 to 1",
+        "teacher_mix is unknown; did you mean rollout.teacher_mix?",
+        "learner.batch_size = 64 does not divide over learner.ranks = 3; try 66",
+    ]
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("rollout.teacher_mix=-0.1", "rollout.teacher_mix = -0.1 cannot be; it must be a number from 0 to 1"),
+        ("rollout.top_p=0", "rollout.top_p = 0 cannot be; it must be a number above 0 and at most 1"),
+        ("learner.steps=0", "learner.steps = 0 cannot be; it must be a whole number at least 1"),
+        ("learner.steps=many", "learner.steps = many cannot be; it must be a whole number at least 1"),
+        ("learner.steps=null", "learner.steps = null cannot be; it must be a whole number at least 1"),
+        (
+            "objective.reward_clip=0",
+            "objective.reward_clip = 0 cannot be; it must be a number above 0 or null",
+        ),
+        ("student.path=null", "student.path = null cannot be; it must be text"),
+        ("rollout.eager=perhaps", "rollout.eager = perhaps cannot be; it must be true or false"),
+        (
+            "rollout.answers=100",
+            "rollout.answers = 100 does not divide into batches",
+        ),
+        ("learner.ranks=3", "learner.batch_size = 64 does not divide over learner.ranks = 3; try 66"),
+        (
+            "learner.micro_batch=128",
+            "learner.micro_batch = 128 on 1 ranks is more than learner.batch_size = 64",
+        ),
+        ("learner.optimizer.min_lr=1e-7", "learner.optimizer.min_lr = 1e-07 is for a cosine schedule, but"),
+        ("learner.dropout=true", "learner.dropout = true cannot stand beside sampled answers"),
+        ("objective.preset=opd", "objective.preset = opd counts answers as the student's own, and rollout"),
+        (
+            "objective.kind=kd objective.sampled_share=0.3",
+            "objective.sampled_share = 0.3 of rollout.answers = 256 is no whole",
+        ),
+        ("seed=-1", "seed = -1 cannot be; it must be a whole number at least 0"),
+        ("rollout.samples=7", "rollout.answers = 256 is no multiple of rollout.samples = 7; try 259"),
+        (
+            "validation.metric=bleu",
+            "validation.metric = bleu cannot be; it must be one of auto, rouge_l",
+        ),
+        (
+            "learner.offload=cpu",
+            "learner.offload = cpu needs the optimiser in pieces; set",
+        ),
+        (
+            "learner.optimizer.schedule=cosine learner.optimizer.min_lr=1",
+            "learner.optimizer.min_lr = 1 is above learner.optimizer.lr = 5e-06",
+        ),
+        ("teacher=null", "teacher is missing, and objective.kind = minillm needs it; set teacher.path"),
+        ("data.template=plain data.train.messages=chat", "data.train.messages = chat needs a chat template"),
+        (
+            "data.template=alpaca data.system_prompt=hi",
+            "data.system_prompt is set, and",
+        ),
+        (
+            "objective.importance_weight=per_decision objective.clip=none",
+            "objective.length_norm = true cannot stand",
+        ),
+    ],
+)
+def test_an_impossible_setting_is_one_fault_with_its_way_out(tmp_path, override, says):
+    (found,) = faults(write(tmp_path), *override.split())
+    assert found.startswith(says)
+
+
+def test_a_section_given_as_a_value_names_its_settings(tmp_path):
+    (found,) = faults(write(tmp_path), "validation=100")
+    assert found.startswith("validation = 100 is no section of settings; write one below it: every, metric")
+
+
+def test_missing_settings_are_named(tmp_path):
+    assert faults(write(tmp_path, "teacher: {path: t}\ndata: {}\n")) == [
+        "student is missing; set student=...",
+        "data.train is missing; set data.train.path, or learn from plain text alone: objective.kind=lm and"
+        " text.path",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [1,\n", "it is not readable YAML"),
+        ("- a\n- b\n", "it is no mapping of settings"),
+        (SMALLEST + "seed: ${nothing.here}\n", "Interpolation key 'nothing.here' not found"),
+        ("", "student is missing"),
+    ],
+)
+def test_a_file_that_is_no_run_file_is_refused(tmp_path, text, says):
+    assert faults(write(tmp_path, text))[0].startswith(says)
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    write(tmp_path)
+    (found,) = faults(tmp_path / "rum.yaml")
+    assert found == f"there is no such file; did you mean {tmp_path / 'run.yaml'}?"
+
+
+def test_paths_start_at_the_run_file_and_those_of_overrides_where_one_stands(tmp_path, monkeypatch):
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for folder in (beside / "a" / "student", here / "mine", here / "a" / "student", here / "a" / "teacher"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    path = write(beside)
+    config = load_run(path)
+    assert config.student.path == str(beside / "a" / "student")
+    assert config.teacher is not None
+    assert config.teacher.path == str(here / "a" / "teacher")
+    assert config.data.train is not None
+    assert config.data.train.path == "train.jsonl"
+    assert config.out == here / "runs" / "minillm"
+    assert load_run(path, ["student.path=mine"]).student.path == str(here / "mine")
+
+
+def test_a_saved_configuration_gives_the_same_run(tmp_path):
+    config = load_run(
+        write(tmp_path),
+        ["objective.preset=reference", "data.train.input=null", f"out={tmp_path / 'out'}", "text.path=a.txt"],
+    )
+    saved = save_resolved(config, tmp_path / "out")
+    assert saved == tmp_path / "out" / "config.yaml"
+    assert load_run(saved) == config
+    assert isinstance(config, RunConfig)

@@ -1,0 +1,112 @@
+"""A generation is an ordinary run file in which one model answers, and goes on only as it began."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from minillm_ray.common.config.data import PromptData
+from minillm_ray.common.errors import ConfigError, DataError, ModelError
+from minillm_ray.common.types import Prompt
+from minillm_ray.deploy.data.readers import Questions
+from minillm_ray.deploy.pipeline.generate import Generation, engines, generate, load_generation, look, pieces
+from minillm_ray.tests.tiny_models import tiny_model
+from minillm_ray.tests.tiny_runs import write_questions
+
+RUN = """
+student: {{path: small}}
+teacher: {{path: {teacher}}}
+data: {{train: {{path: {questions}}}, validation: {{path: v.jsonl}}, template: plain, max_prompt_tokens: 32}}
+rollout: {{actors: 2, samples: 3, max_new_tokens: 16, max_sequences: 8, cache_gib: 0.02}}
+objective: {{kind: kd, sampled_share: 0.5}}
+text: {{path: text.txt}}
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("generate")
+    teacher = tiny_model("llama", folder / "teacher")
+    questions = write_questions(folder / "questions.jsonl")
+    (folder / "run.yaml").write_text(RUN.format(teacher=teacher, questions=questions))
+    return folder
+
+
+def asked(files: Path, out: Path, *overrides: str, **options) -> Generation:
+    return load_generation(files / "run.yaml", overrides, out=out, **options)
+
+
+def test_the_answering_model_is_the_only_one_and_nothing_is_measured_or_learned(files, tmp_path):
+    config = asked(files, tmp_path).config
+    assert config.student.path == str(files / "teacher")
+    assert (config.rollout.teacher_mix, config.data.validation, config.text) == (0, None, None)
+    assert [place.name for place in engines(config)] == ["rollout-0", "rollout-1"]
+    assert len(look(asked(files, tmp_path)).prompts) == 40
+
+
+def test_the_student_can_answer_where_there_is_no_teacher(files, tmp_path):
+    made = asked(files, tmp_path, f"student.path={files / 'teacher'}", "teacher=null", by="student")
+    assert look(made).vocabulary == 128
+    with pytest.raises(ConfigError, match="teacher is missing, and it is the model that answers"):
+        asked(files, tmp_path, "teacher=null")
+
+
+def test_a_missing_model_is_named_as_the_run_file_names_it(files, tmp_path):
+    with pytest.raises(ModelError, match=r"teacher\.path = ./none"):
+        look(asked(files, tmp_path, "teacher.path=./none"))
+
+
+def test_pieces_are_consecutive_and_cover_what_is_left():
+    assert list(pieces([0, 1, 2, 5, 6, 9], 2)) == [range(0, 2), range(2, 3), range(5, 7), range(9, 10)]
+    assert list(pieces([], 2)) == []
+
+
+def test_answers_begun_with_other_settings_are_not_gone_on_with(files, tmp_path, monkeypatch):
+    from minillm_ray.deploy.pipeline import generate as module
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_draw", stop)
+    with pytest.raises(KeyboardInterrupt):
+        generate(asked(files, tmp_path))
+    with pytest.raises(ConfigError) as found:
+        generate(asked(files, tmp_path, "rollout.temperature=0.5", "rollout.samples=4", "rollout.actors=1"))
+    assert [fault.split(",")[0] for fault in found.value.faults] == [
+        "rollout.samples = 4",
+        "rollout.temperature = 0.5",
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        generate(asked(files, tmp_path, "rollout.actors=1", "rollout.chunk=5", keep_cut=True))
+    other = files / "other.jsonl"
+    other.write_text((files / "questions.jsonl").read_text().replace("say", "sing"))
+    (files / "questions.jsonl").replace(files / "kept.jsonl")
+    other.replace(files / "questions.jsonl")
+    with pytest.raises(DataError, match="are not those that the answers"):
+        generate(asked(files, tmp_path))
+    (files / "kept.jsonl").replace(files / "questions.jsonl")
+
+
+def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
+    (tmp_path / "config.yaml").write_text("student: {path: a}\n")
+    with pytest.raises(ConfigError, match="something other than answers"):
+        generate(asked(files, tmp_path))
+
+
+def test_questions_are_stated_as_in_their_source(tmp_path):
+    asks, answers = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "?"}
+    rows = [
+        {"ask": "add", "context": "1 2", "chat": [asks]},
+        {"ask": "say", "context": None, "chat": [asks, answers]},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ids = [Prompt(id=f"train/{n}", token_ids=None) for n in (1, 0)]  # type: ignore[arg-type]
+    columns = Questions(PromptData(path=str(path), instruction="ask", input="context")).of(ids)
+    assert columns == {
+        "train/1": {"instruction": "say", "input": ""},
+        "train/0": {"instruction": "add", "input": "1 2"},
+    }
+    chats = Questions(PromptData(path=str(path), messages="chat")).of(ids)
+    assert [len(row["messages"]) for row in chats.values()] == [1, 1]

@@ -1,0 +1,215 @@
+"""A chain says all that is wrong before it begins, then runs what is not finished, phase after phase."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from minillm_ray.common.config.eval import EvalConfig
+from minillm_ray.common.config.run import RunConfig
+from minillm_ray.common.errors import ConfigError
+from minillm_ray.deploy.pipeline import phases
+from minillm_ray.deploy.pipeline import runner as module
+from minillm_ray.deploy.pipeline.chain import Chain, is_chain, load_chain
+from minillm_ray.deploy.pipeline.runner import check_chain, go_on, run_chain
+from minillm_ray.tests.tiny_models import tiny_model
+from minillm_ray.tests.tiny_runs import write_questions
+from rich.console import Console
+
+TREE = {
+    "out": "whole",
+    "base": {
+        "teacher": {"path": "teacher"},
+        "data": {
+            "train": {"path": "questions.jsonl", "split": "train[:20]", "input": None},
+            "template": "chat",
+            "max_prompt_tokens": 32,
+        },
+        "rollout": {"answers": 8, "max_new_tokens": 16, "cache_gib": 0.02, "max_sequences": 8},
+        "learner": {"batch_size": 8, "micro_batch": 2, "steps": 4},
+    },
+    "phases": {
+        "sft": {"do": "sft", "student": {"path": "student"}, "learner": {"steps": 3}},
+        "answers": {"do": "generate"},
+        "seqkd": {
+            "do": "sft",
+            "student": {"path": "${out}/sft/best"},
+            "data": {"train": {"path": "${out}/answers/answers.jsonl"}},
+        },
+        "minillm": {"do": "train", "student": {"path": "${out}/seqkd/best"}},
+        "eval": {
+            "do": "eval",
+            "models": ["student", "${out}/minillm/best"],
+            "data": ["questions.jsonl"],
+            "seeds": 2,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("chain")
+    tiny_model("llama", folder / "teacher", width=96)
+    tiny_model("llama", folder / "student")
+    write_questions(folder / "questions.jsonl")
+    return folder
+
+
+@pytest.fixture
+def here(files, tmp_path, monkeypatch) -> Path:
+    """A file chain.yaml beside which models and data lie, with a folder of its own to run in."""
+    for name in ("teacher", "student", "questions.jsonl"):
+        (tmp_path / name).symlink_to(files / name)
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(TREE, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(here: Path, *overrides: str) -> Chain:
+    return load_chain(here / "chain.yaml", overrides)
+
+
+def faults(here: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as found:
+        check_chain(load(here, *overrides))
+    return list(found.value.faults)
+
+
+def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_own(here):
+    sft, answers, seqkd, minillm, evaluation = load(here, "base.seed=5").phases
+    assert isinstance(sft.asked, RunConfig)
+    assert (sft.asked.objective.kind, sft.asked.learner.steps, sft.asked.learner.batch_size) == ("lm", 3, 8)
+    assert sft.asked.out == here / "whole" / "sft"
+    assert {phase.asked.seed for phase in (sft, seqkd, minillm)} == {5}
+    assert answers.asked.config.student.path == str((here / "teacher").resolve())
+    assert minillm.asked.student.path == str(here / "whole" / "seqkd" / "best")
+    assert isinstance(evaluation.asked, EvalConfig)
+    assert evaluation.asked.model_names() == ["student", "minillm/best"]
+    assert (evaluation.asked.template, evaluation.asked.engine.max_new_tokens) == ("chat", 16)
+
+
+def test_a_data_set_that_a_phase_names_has_columns_of_its_own(here):
+    train = load(here).phases[2].asked.data.train
+    answers = str(here / "whole" / "answers" / "answers.jsonl")
+    assert train.model_dump(exclude_unset=True) == {"path": answers}
+
+
+def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
+    found = faults(
+        here, "base.learner.rank=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
+        "phases.eval.seeds=0", "phases.minillm.student.path=${out}/sfft/best",
+    )  # fmt: skip
+    text = "\n".join(found)
+    assert text.count("learner.rank is unknown; did you mean learner.ranks?") == 1
+    assert "phases sft, answers, seqkd, minillm: learner.rank" in text
+    assert "phase sft: model = critic cannot be; it must be one of student, teacher" in found
+    assert "rollout.teacher_mix = 2" in text
+    assert "phase eval: seeds = 0" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("phases.seqkd.student.path=${out}/sfft/best", "phase seqkd: student.path = "),
+        ("phases.sft.student.path=${out}/minillm/best", "no phase comes before it"),
+        ("phases.eval.models=[student, '${out}/answers/best']", "phase eval: models[1].path = "),
+    ],
+)
+def test_what_no_earlier_phase_makes_is_a_fault(here, override, says):
+    assert says in "".join(faults(here, override))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("phases.sft=null", "phases.sft.do is missing; it is one of train, sft, generate, eval"),
+        ("phases.sft.do=sing", "phases.sft.do = sing is unknown"),
+        ("phases.sft.out=x", "phases.sft.out cannot be set"),
+        ("phases=null", "phases is empty"),
+        ("learner.steps=3", "learner is no part of a chain"),
+        ("base=3", "base = 3 is no section"),
+        ("out=null", "out is missing"),
+    ],
+)
+def test_a_tree_that_is_no_chain_is_refused(here, override, says):
+    assert faults(here, override)[0].startswith(says)
+
+
+def test_models_and_data_of_all_phases_are_looked_at_before_the_first_begins(here):
+    plans = check_chain(load(here))
+    assert list(plans) == ["sft", "seqkd", "minillm"]
+    assert plans["minillm"].student.path == str((here / "student").resolve())
+    assert plans["seqkd"].records == {}
+    found = faults(here, "base.teacher.path=./techer", "phases.minillm.data.max_prompt_tokens=250")
+    assert sum("techer: there is no such folder" in line for line in found) == 1
+    assert found[0].startswith("phases sft, answers, seqkd, minillm, eval: teacher.path = ./techer")
+    assert any(
+        line.startswith("phase minillm: data.max_prompt_tokens = 250 leaves no room") for line in found
+    )
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[str]:
+    """Phases do nothing but make their folders, and are listed as they run; `stop` stops the chain once."""
+    names: list[str] = []
+
+    def run(asked, console):
+        folder = asked.config.out if hasattr(asked, "by") else asked.out
+        names.append(folder.name)
+        for made in ("best", "answers.jsonl"):
+            (folder / made).mkdir(parents=True, exist_ok=True)
+        if folder.name in stop:
+            stop.clear()
+            raise KeyboardInterrupt
+        return folder
+
+    stop = {"seqkd"}
+    kinds = {n: replace(k, run=run, told=str, look=None) for n, k in phases.KINDS.items()}
+    monkeypatch.setattr(module, "KINDS", kinds)
+    monkeypatch.setattr(module, "cluster", lambda settings: nullcontext(""))
+    return names
+
+
+def test_a_stopped_chain_goes_on_with_the_phase_that_was_stopped_and_skips_finished_ones(here, ran):
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(load(here), Console())
+    assert ran == ["sft", "answers", "seqkd"]
+    done = run_chain(load(here, "base.cluster.cpus=3"), Console())
+    assert ran[3:] == ["seqkd", "minillm", "eval"]
+    assert [each.name for each in done if each.result is None] == ["sft", "answers"]
+    run_chain(load(here), Console())
+    assert len(ran) == 6
+
+
+def test_a_phase_that_was_begun_keeps_its_settings(here, ran):
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(load(here), Console())
+    with pytest.raises(ConfigError) as found:
+        run_chain(load(here, "phases.seqkd.learner.steps=9", "phases.minillm.learner.steps=9"), Console())
+    (fault,) = found.value.faults
+    assert fault.startswith("phase seqkd: learner.steps = 9, and it was begun with 4; set it back, delete")
+    shutil.rmtree(here / "whole" / "seqkd")
+    run_chain(load(here, "phases.seqkd.learner.steps=9"), Console())
+    assert ran[3:] == ["seqkd", "minillm", "eval"]
+
+
+def test_the_folder_of_a_chain_is_all_that_is_needed_to_go_on(here, ran, tmp_path_factory, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(load(here, "phases.minillm.learner.steps=9"), Console())
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert is_chain(here / "whole" / "config.yaml")
+    assert "minillm" in str(go_on(here / "whole", Console()))
+    assert ran[3:] == ["seqkd", "minillm", "eval"]
+    kept = json.loads((here / "whole" / "phases.json").read_text())
+    assert kept["minillm"]["settings"]["learner"]["steps"] == 9
+
+
+def test_what_is_no_chain_is_not_taken_for_one(here):
+    (here / "run.yaml").write_text("student: {path: a}\n")
+    assert [is_chain(here / name) for name in ("chain.yaml", "run.yaml", "none.yaml")] == [True, False, False]

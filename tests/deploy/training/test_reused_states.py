@@ -1,0 +1,95 @@
+"""The teacher's states out of mixed sampling are believed where they are its own, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, ScoringConfig
+from minillm_ray.common.types import BatchSummary
+from minillm_ray.deploy.runtime import workers as cast_module
+from minillm_ray.deploy.runtime.pool import Chunk
+from minillm_ray.deploy.runtime.workers import Cast
+from minillm_ray.deploy.training.collapse import MOST_STATES_GAP, warnings
+
+SIZES = BatchSummary(prompt_ids=("a",), samples=(0,), prompt_tokens=(3,), answer_tokens=(4,))
+STUDENT, TEACHER = ModelConfig(path="student"), ModelConfig(path="teacher")
+
+
+@dataclass
+class Teachers:
+    """Stands in for a pool of teacher actors: says how far states are from its own, and what it was given."""
+
+    gap: float
+    names: tuple[str, ...] = ("teacher-0",)
+    read: list[Any] = field(default_factory=list)
+    asked: list[Any] = field(default_factory=list)
+
+    @property
+    def actors(self) -> list[Teachers]:
+        return [self]
+
+    @property
+    def states_gap(self) -> Teachers:
+        return self
+
+    def remote(self, ref: Any) -> float:
+        self.asked.append(ref)
+        return self.gap
+
+    def spread(self, chunks: list[Chunk], call: Any, done: Any) -> list[Chunk]:
+        self.read += [chunk.ref for chunk in chunks]
+        return [Chunk(ref=f"{chunk.ref} as the teacher reads it", summary=chunk.summary) for chunk in chunks]
+
+
+def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Cast, Teachers, list[Any]]:
+    monkeypatch.setattr(cast_module, "result_of", lambda value, name: value)
+    cast, teachers = Cast.__new__(Cast), Teachers(gap)
+    cast._config = RunConfig(student=STUDENT, teacher=TEACHER)
+    cast._teachers = teachers  # pyright: ignore[reportAttributeAccessIssue]
+    cast.states, cast.states_gap = "float32", None
+    chunks = [
+        Chunk(ref="mixed", summary=SIZES, scored=True),
+        Chunk(ref="given", summary=SIZES),
+        Chunk(ref="mixed too", summary=SIZES, scored=True),
+    ]
+    first = [chunk.ref for chunk in cast.score(chunks, hidden=True, logprobs=True)]
+    assert [chunk.ref for chunk in cast.score(chunks, hidden=True, logprobs=True)] == first
+    assert teachers.asked == ["mixed"], "one answer of the first set is enough"
+    return cast, teachers, first
+
+
+def test_states_that_are_the_teachers_own_stay_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    cast, teachers, refs = scored(MOST_STATES_GAP, monkeypatch)
+    assert refs == ["mixed", "given as the teacher reads it", "mixed too"]
+    assert set(teachers.read) == {"given"}
+    assert cast.states == "float32"
+
+
+def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cast, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
+    assert refs == [f"{name} as the teacher reads it" for name in ("mixed", "given", "mixed too")]
+    assert cast.states is None
+    (warning,) = warnings({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
+    assert "scoring.reuse=false" in warning
+    assert not warnings({"teacher/states_gap": MOST_STATES_GAP}, {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reuses"),
+    [
+        ({}, True),
+        ({"rollout": RolloutConfig(teacher_mix=0.0)}, False),
+        ({"rollout": RolloutConfig(temperature=0.7)}, False),
+        ({"rollout": RolloutConfig(precision="bfloat16")}, False),
+        ({"scoring": ScoringConfig(reuse=False)}, False),
+        ({"teacher": None}, False),
+    ],
+)
+def test_states_are_reused_only_where_mixed_sampling_has_the_same(
+    changed: dict[str, Any], reuses: bool
+) -> None:
+    assert RunConfig(**{"student": STUDENT, "teacher": TEACHER, **changed}).reuses_states is reuses

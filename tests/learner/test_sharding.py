@@ -1,0 +1,80 @@
+"""Dealing answers to ranks and micro-batches, from lengths alone."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from minillm_ray.learner.sharding import Item, Totals, deal, deal_step
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=40)
+RANKS = st.integers(1, 5)
+MICRO_BATCH = st.integers(1, 9)
+
+
+def items_of(lengths: list[tuple[int, int]]) -> list[Item]:
+    return [Item(chunk="c", position=n, prompt_tokens=p, answer_tokens=t) for n, (p, t) in enumerate(lengths)]
+
+
+@given(LENGTHS, RANKS, MICRO_BATCH)
+def test_every_item_is_dealt_once_and_can_be_traced_back(
+    lengths: list[tuple[int, int]], ranks: int, micro_batch: int
+) -> None:
+    items = items_of(lengths)
+    hands = deal(items, ranks=ranks, micro_batch=micro_batch)
+    dealt = [item for hand in hands for run in hand.micro_batches for item in run]
+    order = [index for hand in hands for index in hand.order]
+    assert [items[index] for index in order] == dealt
+    assert sorted(order) == list(range(len(items)))
+
+
+@given(LENGTHS, RANKS, MICRO_BATCH)
+def test_all_ranks_make_the_same_number_of_forwards_none_too_large_or_needless(
+    lengths: list[tuple[int, int]], ranks: int, micro_batch: int
+) -> None:
+    hands = deal(items_of(lengths), ranks=ranks, micro_batch=micro_batch)
+    even_share = -(-len(lengths) // ranks)
+    assert {len(hand.micro_batches) for hand in hands} == {-(-even_share // micro_batch)}
+    assert all(len(run) <= micro_batch for hand in hands for run in hand.micro_batches)
+
+
+@given(LENGTHS, RANKS, MICRO_BATCH)
+def test_totals_are_those_of_the_whole_step(
+    lengths: list[tuple[int, int]], ranks: int, micro_batch: int
+) -> None:
+    want = Totals(answers=len(lengths), answer_tokens=sum(t for _, t in lengths))
+    for hand in deal(items_of(lengths), ranks=ranks, micro_batch=micro_batch):
+        assert hand.totals == want
+
+
+def test_ranks_get_even_loads_and_micro_batches_like_lengths() -> None:
+    lengths = [(10, n) for n in range(1, 33)]
+    hands = deal(items_of(lengths), ranks=2, micro_batch=4)
+    loads = [sum(i.prompt_tokens + i.answer_tokens for run in h.micro_batches for i in run) for h in hands]
+    assert abs(loads[0] - loads[1]) <= 2
+    for hand in hands:
+        spreads = [max(i.answer_tokens for i in run) - min(i.answer_tokens for i in run)
+                   for run in hand.micro_batches]  # fmt: skip
+        assert max(spreads) <= 8
+
+
+def test_a_rank_without_an_answer_still_takes_part() -> None:
+    hands = deal(items_of([(2, 3)]), ranks=3, micro_batch=2)
+    assert [len(hand.micro_batches[0]) for hand in hands] == [1, 0, 0]
+
+
+def test_texts_have_totals_of_their_own() -> None:
+    answers, texts = items_of([(2, 3), (2, 4)]), items_of([(1, 10), (1, 10), (1, 10)])
+    for share in deal_step(answers, texts, ranks=2, micro_batch=1):
+        assert share.answers.totals == Totals(answers=2, answer_tokens=7)
+        assert share.texts.totals == Totals(answers=3, answer_tokens=30)
+        assert (len(share.answers.micro_batches), len(share.texts.micro_batches)) == (1, 2)
+
+
+def test_a_step_without_texts_has_no_rounds_of_them() -> None:
+    assert deal_step(items_of([(2, 3)]), [], ranks=1, micro_batch=1)[0].texts.micro_batches == ()
+
+
+def test_the_divisor_counts_tokens_or_sequences() -> None:
+    totals = Totals(answers=3, answer_tokens=30)
+    assert (totals.divisor("tokens"), totals.divisor("sequences")) == (30, 3)
+    assert Totals().divisor("tokens") == 1
