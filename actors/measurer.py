@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..common import divergence
-from ..common.config.run import ModelConfig, ScoringConfig
+from ..common.config.run import ModelConfig, TeacherServerConfig
 from ..common.heads import check_head, read_head
-from ..common.packed_attention import share
+from ..common.packed_attention import enable_packing
 from ..common.types import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
-from .scorer import Reading, batches, check_passage, load_model, num_inputs
+from .scorer import PackedBatch, batches, check_passage, load_model, num_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,15 +64,15 @@ class Measurer:
         if teacher is not None and self._teacher_head is not None:
             check_head(teacher, self._teacher_head)
         self._batch_tokens = batch_tokens
-        self.become(model)
+        self.swap_model(model)
 
-    def become(self, model: PreTrainedModel) -> None:
+    def swap_model(self, model: PreTrainedModel) -> None:
         """Read with another model from now on, beside the same teacher."""
         teacher = self._teacher
         self._model = model.eval()
         self._head = read_head(model, self._vocabulary)
         check_head(model, self._head)
-        self._together = min(share(m) for m in (model, teacher) if m is not None)
+        self._max_packed_len = min(enable_packing(m) for m in (model, teacher) if m is not None)
         known = [
             getattr(m.config.get_text_config(), "max_position_embeddings", None)
             for m in (model, teacher)
@@ -82,12 +82,12 @@ class Measurer:
 
     @classmethod
     def load(
-        cls, model: ModelConfig, teacher: ModelConfig | None, settings: ScoringConfig, vocabulary: int
+        cls, model: ModelConfig, teacher: ModelConfig | None, settings: TeacherServerConfig, vocabulary: int
     ) -> Measurer:
         """Read both from folders or the hub, onto the GPU if this process has been given one."""
 
         def loaded(one: ModelConfig, key: str) -> PreTrainedModel:
-            return load_model(one.path, one.revision, settings.precision, key)
+            return load_model(one.path, one.revision, settings.dtype, key)
 
         return cls(
             loaded(model, "student"),
@@ -108,9 +108,9 @@ class Measurer:
         self._check(passages)
         found: dict[int, PassageMeasure] = {}
         lengths = [num_inputs(p) for p in passages]
-        for places in batches(lengths, self._batch_tokens, together=self._together):
-            read = Reading([passages[i] for i in places], together=self._together)
-            found |= dict(zip(places, self._measure_batch(read, compare), strict=True))
+        for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
+            read = PackedBatch([passages[i] for i in indices], max_packed_len=self._max_packed_len)
+            found |= dict(zip(indices, self._measure_batch(read, compare), strict=True))
         return [found[i] for i in range(len(passages))], _summary(passages, time.perf_counter() - start)
 
     @torch.inference_mode()
@@ -137,7 +137,7 @@ class Measurer:
         found = [LabelLogprobs(prompt_id=p.id, logprobs=row) for p, row in zip(prompts, rows, strict=True)]
         return found, _summary(passages[:: len(labels)], time.perf_counter() - start)
 
-    def _measure_batch(self, read: Reading, compare: bool) -> list[PassageMeasure]:
+    def _measure_batch(self, read: PackedBatch, compare: bool) -> list[PassageMeasure]:
         batch = read.passages
         targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
         teacher_hidden = None
@@ -171,17 +171,17 @@ class Measurer:
         """Log-prob [N, C] of each of the tokens [C] behind each prompt."""
         found = np.empty((len(prompts), len(tokens)), np.float32)
         lengths = [len(p.token_ids) for p in prompts]
-        for places in batches(lengths, self._batch_tokens, together=self._together):
+        for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
             batch = [
                 Passage(prompt_id=prompts[i].id, prompt_ids=prompts[i].token_ids, answer_ids=tokens[:1])
-                for i in places
+                for i in indices
             ]
-            read = Reading(batch, together=self._together)
+            read = PackedBatch(batch, max_packed_len=self._max_packed_len)
             last = read.hidden(self._model)
             last = last.repeat_interleave(len(tokens), 0)
             wanted = torch.from_numpy(tokens.astype(np.int64)).to(last.device).repeat(len(batch))
             logprobs = divergence.drawn_logprobs(last, self._head, wanted)[0]
-            found[places] = logprobs.view(len(batch), len(tokens)).cpu().numpy()
+            found[indices] = logprobs.view(len(batch), len(tokens)).cpu().numpy()
         return found
 
     def _check(self, passages: Sequence[Passage]) -> None:

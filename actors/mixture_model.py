@@ -88,8 +88,8 @@ class TeacherMixedForCausalLM(nn.Module):
         """Both networks' last hidden states side by side; the student's alone where alpha is 0."""
         if self._prefill is None:
             return self._hidden(input_ids, positions)
-        with self._prefill.rows(input_ids, positions) as (ids, places, alike):
-            hidden = self._hidden(ids, places)
+        with self._prefill.rows(input_ids, positions) as (ids, position_ids, alike):
+            hidden = self._hidden(ids, position_ids)
         return hidden if alike is None else hidden.index_select(0, alike.owners)
 
     def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:

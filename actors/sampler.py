@@ -25,7 +25,7 @@ from ..common.types import (
     WeightVersion,
 )
 from ..common.weights import WeightManifest
-from .weight_prefetcher import Arrivals, Fetch, Received
+from .weight_prefetcher import Fetch, Received, WeightPrefetcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,10 +63,10 @@ class Sampler:
 
     def __init__(self, engine: Generates, *, fetch: Fetch):
         self._engine = engine
-        self._arrivals = Arrivals(fetch)
+        self._prefetcher = WeightPrefetcher(fetch)
         self.version = WeightVersion(0)
 
-    def roll(
+    def generate(
         self, prompts: Sequence[Prompt], spec: SamplingSpec
     ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
         """`spec.samples` answers to each prompt, in order, and what the driver may know of them.
@@ -91,10 +91,10 @@ class Sampler:
             given = [_scored(rollout, one, spec.states) for rollout, one in zip(rollouts, drawn, strict=True)]
         return given, _summary(rollouts, dropped, time.perf_counter() - start)
 
-    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+    def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
         """Fetch buckets of weights to come while those behind them are being published."""
         if version > self.version:
-            self._arrivals.expect(version, refs)
+            self._prefetcher.prefetch(version, refs)
 
     def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
         """Take on newer weights; their version, and the seconds it took.
@@ -107,7 +107,7 @@ class Sampler:
                 f"weights of version {manifest.version} were offered to an actor that holds version"
                 f" {self.version}; publish a higher version"
             )
-        self._engine.load(manifest, self._arrivals.take(manifest))
+        self._engine.load(manifest, self._prefetcher.take(manifest))
         self.version = manifest.version
         return self.version, time.perf_counter() - start
 

@@ -82,7 +82,7 @@ class VllmEngine:
             torch.set_num_threads(threads)
         self.vocabulary = vocabulary
         self.max_tokens = max_tokens
-        self._precision = settings.precision
+        self._dtype = settings.dtype
         self.eos_ids = end_of_sequence_ids(student)
         _check_lengths([path for path in (student, teacher) if path], max_tokens)
         with collector_paused():
@@ -93,7 +93,7 @@ class VllmEngine:
         self.model: TeacherMixedForCausalLM = runner.model
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
         runner.sampler = self._sampler
-        if settings.eager:  # a compiled network's layers cannot be handed other rows
+        if settings.enforce_eager:  # a compiled network's layers cannot be handed other rows
             self.model.share_prefill(lambda: _requests(runner))
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         _close_idle_groups()
@@ -143,16 +143,16 @@ class VllmEngine:
         self._engine.collective_rpc("start_weight_update")
         self._engine.collective_rpc("update_weights", kwargs=update)
         self._engine.collective_rpc("finish_weight_update")
-        self._forget_prefixes()
+        self._reset_prefix_cache()
 
-    def become(self, student: str) -> None:
+    def swap_model(self, student: str) -> None:
         """Answer as another student of the same shape from now on, without a new start.
 
         Raises ModelError if its parameters are not those of the student that this engine was made for.
         """
         from .vllm_weights import manifest_of
 
-        manifest = manifest_of(student, WeightVersion(1), self._precision)
+        manifest = manifest_of(student, WeightVersion(1), self._dtype)
         self.load(manifest, [Received.of(bucket.ref) for bucket in manifest.buckets])
         self.eos_ids = end_of_sequence_ids(student)
 
@@ -170,7 +170,7 @@ class VllmEngine:
             )
         if (spec.teacher_mix > 0) != (self.model.mixture.teacher_mix > 0):
             # Prefixes cached at alpha = 0 hold no keys and values of the teacher.
-            self._forget_prefixes()
+            self._reset_prefix_cache()
         self.model.mixture = Mixture(
             teacher_mix=spec.teacher_mix,
             temperature=spec.temperature,
@@ -178,7 +178,7 @@ class VllmEngine:
             top_k=spec.top_k,
         )
 
-    def _forget_prefixes(self) -> None:
+    def _reset_prefix_cache(self) -> None:
         done = self._engine.reset_prefix_cache()
         assert done, "no answer is under way here, so the cache can be cleared"
 
@@ -242,7 +242,7 @@ def _start(
 
     register()
     kernels: dict[str, Any] = {}
-    if current_platform.is_cpu() and settings.eager:
+    if current_platform.is_cpu() and settings.enforce_eager:
         from .cpu_kernels import op_priority
 
         kernels = {"ir_op_priority": op_priority()}
@@ -253,16 +253,16 @@ def _start(
         generation_config="vllm",
         load_format="safetensors",
         use_tqdm_on_load=False,
-        dtype=settings.precision,
+        dtype=settings.dtype,
         max_model_len=max_tokens,
-        max_num_seqs=settings.max_sequences,
+        max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=max(max_tokens, PREFILL_TOKENS),
         # A prefill in pieces draws tokens that are thrown away, and with them numbers of the seed.
         enable_chunked_prefill=False,
         enable_prefix_caching=True,
         block_size=BLOCK_TOKENS if current_platform.is_cpu() else None,
-        kv_cache_memory_bytes=int(settings.cache_gib * 2**30),
-        enforce_eager=settings.eager,
+        kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
+        enforce_eager=settings.enforce_eager,
         # Whole CUDA graphs would freeze whether the teacher runs.
         compilation_config=CompilationConfig(cudagraph_mode=CUDAGraphMode.PIECEWISE),
         async_scheduling=False,
@@ -280,7 +280,7 @@ def _start(
         if "cache" not in str(error):
             raise
         raise ConfigError(
-            f"rollout.cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"
+            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens} tokens"
             f" (or more than this machine has); vLLM says: {error}"
         ) from error
 

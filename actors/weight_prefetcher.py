@@ -26,7 +26,7 @@ class Received:
         return cls(arrays=arrays, checksum=checksum(arrays))
 
 
-class Arrivals:
+class WeightPrefetcher:
     """The buckets of one version that have come; a manifest says later which of them count."""
 
     def __init__(self, fetch: Fetch):
@@ -34,7 +34,7 @@ class Arrivals:
         self._version = WeightVersion(0)
         self._received: dict[Any, Received] = {}
 
-    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+    def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
         """Fetch these buckets; those of another version, which came to nothing, are let go."""
         if version != self._version:
             self._version, self._received = version, {}

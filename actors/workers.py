@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from ..common.config.run import EngineConfig, ModelConfig, ScoringConfig
+from ..common.config.run import EngineConfig, ModelConfig, TeacherServerConfig
 from ..common.process import collector_paused
 from ..common.types import BatchSummary, Ids, Passage, Prompt, Rollout, SamplingSpec, Scored, WeightVersion
 from ..common.weights import WeightManifest
@@ -37,7 +37,7 @@ from .text_sink import AnswerScore, Writer
 
 @ray.remote(max_restarts=0)  # a lost actor has lost its weights: the driver decides what that means
 class RolloutActor:
-    """A mailbox around `Sampler`. Call `roll` with `num_returns=2`: answers stay away from the driver."""
+    """A mailbox around `Sampler`. Call `generate` with `num_returns=2`: answers stay away from the driver."""
 
     def __init__(
         self,
@@ -87,23 +87,23 @@ class RolloutActor:
             "vllm": vllm.__version__,
         }
 
-    def roll(
+    def generate(
         self, prompts: Sequence[Prompt], spec: SamplingSpec
     ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
-        """See Sampler.roll."""
-        return self._sampler.roll(prompts, spec)
+        """See Sampler.generate."""
+        return self._sampler.generate(prompts, spec)
 
-    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
-        """See Sampler.expect."""
-        self._sampler.expect(version, refs)
+    def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+        """See Sampler.prefetch."""
+        self._sampler.prefetch(version, refs)
 
     def load(self, manifest: WeightManifest) -> tuple[int, float]:
         """See Sampler.load."""
         return self._sampler.load(manifest)
 
-    def become(self, student: ModelConfig) -> None:
-        """See VllmEngine.become."""
-        self._engine.become(local_folder(student))
+    def swap_model(self, student: ModelConfig) -> None:
+        """See VllmEngine.swap_model."""
+        self._engine.swap_model(local_folder(student))
 
     def teacher_checksum(self) -> int | None:
         """crc32 of the teacher inside the engine; no update may change it. None without a teacher."""
@@ -125,7 +125,7 @@ class GraderActor:
         """Answers once this process runs."""
         return self._name
 
-    def become(self, tokenizer: Decodes) -> None:
+    def swap_model(self, tokenizer: Decodes) -> None:
         """Read another model's answers from now on."""
         self._grader = Grader(tokenizer)
 
@@ -154,7 +154,7 @@ class MeasurerActor:
         name: str,
         model: ModelConfig,
         teacher: ModelConfig | None,
-        settings: ScoringConfig,
+        settings: TeacherServerConfig,
         vocabulary: int,
         threads: int | None = None,
     ):
@@ -176,11 +176,11 @@ class MeasurerActor:
         self._measurer: Measurer = Measurer.load(self._model, self._teacher, self._settings, self._vocabulary)
         return {"name": self._name, "pid": os.getpid()}
 
-    def become(self, model: ModelConfig) -> None:
+    def swap_model(self, model: ModelConfig) -> None:
         """Read with another model from now on, beside the same teacher. Raises ModelError."""
         from .scorer import load_model
 
-        self._measurer.become(load_model(model.path, model.revision, self._settings.precision, "student"))
+        self._measurer.swap_model(load_model(model.path, model.revision, self._settings.dtype, "student"))
 
     def measure(
         self, passages: Sequence[Passage], compare: bool
@@ -227,7 +227,7 @@ class TeacherActor:
         self,
         name: str,
         teacher: ModelConfig,
-        settings: ScoringConfig,
+        settings: TeacherServerConfig,
         vocabulary: int,
         threads: int | None = None,
     ):

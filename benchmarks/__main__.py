@@ -126,7 +126,7 @@ def _against_bare(alone: Values, run: Values, cell: Cell) -> Values:
 
 def _of_peak(gflops: float, runs: Values, cell: Cell) -> Values:
     """What the products with weights in each part take of the machine's rate for one square product."""
-    slots, drawn = slots_of(cell, together=cell.answers), cell.answers * cell.tokens
+    slots, drawn = slots_of(cell, max_packed_len=cell.answers), cell.answers * cell.tokens
     # A product with a weight is two operations forward and four backward.
     student, teacher = 2 * (BODY * slots + HEAD * drawn), 2 * (TEACHER_BODY * slots + HEAD * drawn)
     step = 6 * (BODY * slots_of(cell) + HEAD * drawn) + 2 * HEAD * drawn  # the teacher's head is read in it

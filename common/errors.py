@@ -6,7 +6,7 @@
       ModelError       a model cannot play the part it was given      (also a ValueError)
       ClusterError     Ray or its machines cannot hold this run       (also a RuntimeError)
       NonFiniteLoss    training met a loss that is no number          (also an ArithmeticError)
-      PartLost         an actor or rank died                          (also a RuntimeError)
+      WorkerDied       an actor or rank died                          (also a RuntimeError)
 
 Each says what was found, where, and a way out. They survive pickling, since they cross processes.
 """
@@ -51,5 +51,5 @@ class NonFiniteLoss(MinillmError, ArithmeticError):
     """A loss or gradient is not a finite number; the message names the batch."""
 
 
-class PartLost(MinillmError, RuntimeError):
+class WorkerDied(MinillmError, RuntimeError):
     """An actor or a learner rank is gone; the message names it."""

@@ -32,7 +32,7 @@ WRAPPED = ("sdpa", "eager")
 class Layout:
     """`packing.Shared` on a device."""
 
-    places: Tensor
+    position_ids: Tensor
     """[1, S]"""
     groups: tuple[Tensor, ...]
     """[n, l] each"""
@@ -45,7 +45,7 @@ class Layout:
         if (shared := packed.shared) is None:
             return None
         return cls(
-            torch.from_numpy(shared.places)[None].to(device),
+            torch.from_numpy(shared.position_ids)[None].to(device),
             tuple(torch.from_numpy(group).to(device) for group in shared.groups),
             torch.from_numpy(shared.owners).to(device),
         )
@@ -54,19 +54,19 @@ class Layout:
 def read(model: PreTrainedModel, ids: Tensor, layout: Layout | None) -> Tensor:
     """The input of the model's output layer: ids [R, L] to [R, L, H]; differentiable, no cache, no logits.
 
-    `layout` tells how ids [1, S] share a row; only for a model that `share` has said yes to.
+    `layout` tells how ids [1, S] share a row; only for a model that `enable_packing` has said yes to.
     """
     if layout is None:
         return final_hidden(model, ids)
     # Models leave a mask of four dimensions as it is, and nothing reads this one.
     unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
     return model.base_model(
-        input_ids=ids, attention_mask=unread, position_ids=layout.places, use_cache=False, layout=layout
+        input_ids=ids, attention_mask=unread, position_ids=layout.position_ids, use_cache=False, layout=layout
     )[0]
 
 
 @torch.no_grad()
-def share(model: PreTrainedModel, tolerance: float | None = None) -> int:
+def enable_packing(model: PreTrainedModel, tolerance: float | None = None) -> int:
     """Let the model read shared rows; how long their sequences may be, 0 where it cannot and is as it was.
 
     It is tried on a few tokens, since families differ in what they make of positions and attention. No
@@ -93,7 +93,7 @@ def _reads_as_if_alone(model: PreTrainedModel, tolerance: float | None) -> bool:
     ids = torch.randint(0, words, (3, 7), generator=torch.Generator().manual_seed(0))
     ids[1:, :3] = ids[0, :3]
     one, other, third = ids.numpy().astype(np.int32)
-    packed = pack([one, other, third[:5]], together=7)
+    packed = pack([one, other, third[:5]], max_packed_len=7)
     layout = Layout.of(packed, model.device)
     assert layout is not None
     training = model.training
@@ -108,8 +108,8 @@ def _reads_as_if_alone(model: PreTrainedModel, tolerance: float | None) -> bool:
         model.train(training)
     for own, slots in zip(alone, packed.slots, strict=True):
         wanted = own[: len(slots)]
-        apart = (shared[torch.from_numpy(slots).to(shared.device)] - wanted).norm(dim=-1)
-        if not bool((apart <= tolerance * wanted.norm(dim=-1)).all()):
+        distance = (shared[torch.from_numpy(slots).to(shared.device)] - wanted).norm(dim=-1)
+        if not bool((distance <= tolerance * wanted.norm(dim=-1)).all()):
             return False
     return True
 

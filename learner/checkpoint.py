@@ -86,7 +86,7 @@ def restore(engine: Saves, folder: Path, *, rank: int, world: int) -> int:
         raise DataError(f"{folder} is no finished checkpoint (it has no {MARKER}); name another one")
     marker = json.loads((folder / MARKER).read_text())
     for key, setting, mine in (
-        ("ranks", "learner.ranks", world),
+        ("ranks", "learner.world_size", world),
         ("zero_stage", "learner.zero_stage", engine.stage),
     ):
         if marker[key] != mine:
@@ -118,7 +118,7 @@ def export_student(engine: Saves, folder: Path, start: ModelConfig, *, rank: int
     engine.all_gather("exported")
 
 
-def adopt(engine: Saves, folder: Path, *, rank: int) -> None:
+def load_weights(engine: Saves, folder: Path, *, rank: int) -> None:
     """Take on the weights of an exported student; the optimiser keeps its memory. All ranks call."""
     from safetensors import safe_open
 

@@ -29,7 +29,7 @@ from ..common import onednn_linear
 from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.heads import Head, check_head, read_head
-from ..common.packed_attention import read, share
+from ..common.packed_attention import enable_packing, read
 from .batching import Batch
 from .fused_loss import FusedLoss
 from .step import Result
@@ -41,10 +41,12 @@ LONGEST_MEETING = timedelta(minutes=30)
 TAG = "state"
 
 
-def join(rank: int, world: int, address: str, port: int, door: socket.socket | None = None) -> torch.device:
+def join(
+    rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None = None
+) -> torch.device:
     """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo.
 
-    `door` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
+    `listen_socket` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
     was only looked up would be free for anyone until rank 0 has imported torch.
     """
     has_gpu = torch.cuda.is_available()
@@ -63,7 +65,7 @@ def join(rank: int, world: int, address: str, port: int, door: socket.socket | N
         address,
         port,
         is_master=rank == 0,
-        master_listen_fd=None if door is None else door.detach(),
+        master_listen_fd=None if listen_socket is None else listen_socket.detach(),
         timeout=LONGEST_MEETING,
         wait_for_workers=False,
     )
@@ -115,17 +117,17 @@ class DeepSpeedEngine:
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
         if self.stage == 0:  # ZeRO lays them out by itself
-            _lay_together(self.student)
+            _pack_shared(self.student)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
-        self.together = share(self.student)
+        self.max_packed_len = enable_packing(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
             self._zero.register_external_parameter(module, head.weight)
             if head.bias is not None:
                 self._zero.register_external_parameter(module, head.bias)
         self._optimizer = _optimizer(self.student, learner.optimizer)
-        self._norm, self._clip = 0.0, learner.optimizer.clip_norm
+        self._norm, self._clip = 0.0, learner.max_grad_norm
         if self.stage == 0:
             self._optimizer.register_step_pre_hook(self._clip_before_step)
         self._engine: Any = deepspeed.initialize(
@@ -237,7 +239,7 @@ def zero_stage(learner: LearnerConfig) -> int:
             source="learner",
         )
     # Without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 does it in float32.
-    return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
+    return max(1, learner.zero_stage) if learner.dtype == "bfloat16" else learner.zero_stage
 
 
 def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
@@ -253,7 +255,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
             model.path,
             revision=model.revision,
             config=config,
-            dtype=getattr(torch, learner.precision),
+            dtype=getattr(torch, learner.dtype),
             use_safetensors=True,
         )
     except OSError as missing:
@@ -267,7 +269,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
     return student
 
 
-def _lay_together(student: PreTrainedModel) -> None:
+def _pack_shared(student: PreTrainedModel) -> None:
     """Let the parameters lie back to back, in order, so that they are published as few long arrays."""
     parameters = [p for p in student.parameters() if p.dtype == torch.float32]
     stretches = torch.empty(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])
@@ -326,7 +328,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, learner: LearnerConfig) -> Any:
         SCHEDULES[settings.schedule],
         optimizer,
         num_warmup_steps=settings.warmup_steps,
-        num_training_steps=learner.steps,
+        num_training_steps=learner.max_steps,
         scheduler_specific_kwargs={"min_lr": settings.min_lr} if settings.schedule == "cosine" else {},
     )
 
@@ -351,13 +353,13 @@ def _settings(learner: LearnerConfig, stage: int, num_parameters: int) -> dict[s
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": learner.optimizer.clip_norm if stage else 0.0,
+        "gradient_clipping": learner.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-    if learner.precision == "bfloat16":
+    if learner.dtype == "bfloat16":
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings

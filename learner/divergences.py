@@ -27,10 +27,10 @@ from ..common import divergence as exact
 from ..common.config.objective import ObjectiveConfig
 from ..common.divergence import row_dot
 
-Slope = Callable[[Tensor, Tensor], Tensor]
+GradFn = Callable[[Tensor, Tensor], Tensor]
 """(d loss/d divergence [n, 1], d loss/d log q of the drawn token [n, 1]) to d loss/dz [n, V], still without
 the part of the drawn token's own z."""
-Walk = Callable[[Tensor, Tensor, Tensor, slice], tuple[Tensor, Slope]]
+DivergenceFn = Callable[[Tensor, Tensor, Tensor, slice], tuple[Tensor, GradFn]]
 """(log q [n, V], log p [n, V], drawn ids [n, 1], which of all tokens these are) to (values [n], slope)."""
 
 
@@ -39,7 +39,7 @@ class Divergence:
     """One of the family, by the name that settings and metrics give it."""
 
     name: str
-    walk: Walk
+    walk: DivergenceFn
 
 
 def divergence_of(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence:
@@ -49,7 +49,7 @@ def divergence_of(settings: ObjectiveConfig, hard: Tensor | None = None) -> Dive
         if hard is None:
             raise ValueError("atkd needs to know which tokens are hard")
         return Divergence(name, partial(_atkd, hard))
-    walks: dict[str, Walk] = {
+    walks: dict[str, DivergenceFn] = {
         "forward_kl": _forward_kl,
         "reverse_kl": _reverse_kl,
         "jeffreys": _jeffreys,
@@ -96,7 +96,7 @@ class DoubtSplit:
         return torch.where(hard, of_hard, of_easy)
 
 
-def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     difference = torch.sub(log_q, log_p, out=log_p)
     q = log_q.exp_()
     value = row_dot(q, difference)
@@ -108,18 +108,18 @@ def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tup
     return value, slope
 
 
-def _forward_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _forward_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     value = exact.forward_kl(log_q, log_p)
     return value, _forward_slope(log_q.exp_(), log_p.exp_())
 
 
-def _cross_entropy(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _cross_entropy(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     p = log_p.exp_()
     value = -row_dot(p, log_q)
     return value, _forward_slope(log_q.exp_(), p)
 
 
-def _forward_slope(q: Tensor, p: Tensor) -> Slope:
+def _forward_slope(q: Tensor, p: Tensor) -> GradFn:
     return lambda by_kl, by_logprob: q.mul_(by_kl - by_logprob).addcmul_(p, by_kl, value=-1.0)
 
 
@@ -128,7 +128,7 @@ CROSS_ENTROPY = Divergence("cross_entropy", _cross_entropy)
 """-sum p log q: the forward KL and the teacher's entropy, of which the student cannot change the latter."""
 
 
-def _free_slope(h: Tensor, q: Tensor) -> Slope:
+def _free_slope(h: Tensor, q: Tensor) -> GradFn:
     """The slope that follows from h = q dD/dq."""
     total = h.sum(-1, keepdim=True)
     return lambda by_value, by_logprob: h.mul_(by_value).addcmul_(
@@ -136,14 +136,14 @@ def _free_slope(h: Tensor, q: Tensor) -> Slope:
     )
 
 
-def _jeffreys(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _jeffreys(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     difference, p = log_q - log_p, log_p.exp_()
     q = log_q.exp_()
     value = row_dot(q - p, difference)
     return value, _free_slope(difference.mul_(q).sub_(p), q)
 
 
-def _jsd(beta: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _jsd(beta: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     of_teacher = row_dot(log_p.exp(), log_p.sub_(log_m))
     from_m = torch.sub(log_q, log_m, out=log_m)
@@ -152,33 +152,33 @@ def _jsd(beta: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) 
     return value, _free_slope(from_m.mul_(q).mul_(1 - beta), q)
 
 
-def _skew_kl(skew: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _skew_kl(skew: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     log_m = torch.logaddexp(log_p + math.log(skew), log_q + math.log1p(-skew))
     p = log_p.exp()
     value = row_dot(p, log_p.sub_(log_m))
-    share = torch.sub(log_q, log_m, out=log_m).exp_()
-    return value, _free_slope(p.mul_(share).mul_(skew - 1), log_q.exp_())
+    fraction = torch.sub(log_q, log_m, out=log_m).exp_()
+    return value, _free_slope(p.mul_(fraction).mul_(skew - 1), log_q.exp_())
 
 
 def _skew_reverse_kl(
     skew: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice
-) -> tuple[Tensor, Slope]:
+) -> tuple[Tensor, GradFn]:
     log_m = torch.logaddexp(log_p + math.log1p(-skew), log_q + math.log(skew))
     from_m = torch.sub(log_q, log_m, out=log_m)
     q = log_q.exp_()
     value = row_dot(q, from_m)
-    share = torch.exp(from_m, out=log_p).mul_(-skew)
-    return value, _free_slope(from_m.add_(share).mul_(q), q)
+    fraction = torch.exp(from_m, out=log_p).mul_(-skew)
+    return value, _free_slope(from_m.add_(fraction).mul_(q), q)
 
 
-def _total_variation(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _total_variation(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     q = log_q.exp_()
     gap = torch.sub(q, log_p.exp_(), out=log_p)
     value = 0.5 * gap.abs().sum(-1)
     return value, _free_slope(gap.sign_().mul_(q).mul_(0.5), q)
 
 
-def _akl(mass: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _akl(mass: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     """Head = the teacher's likeliest words up to `mass`, the likeliest always among them.
 
     The word that crosses `mass` belongs to the tail, as in the released code. The shares are constants.
@@ -192,14 +192,14 @@ def _akl(mass: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) 
     gap = (p - q).abs()
     of_head, whole = (gap * head).sum(-1, keepdim=True), gap.sum(-1, keepdim=True)
     # Equal distributions have no gap to share out, and no divergence either way.
-    share = torch.where(whole > 0, of_head / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.5)
+    fraction = torch.where(whole > 0, of_head / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.5)
     forward, reverse = -row_dot(p, difference), row_dot(q, difference)
-    value = share[:, 0] * forward + (1 - share[:, 0]) * reverse
-    h = difference.mul_(q).mul_(1 - share).addcmul_(p, share, value=-1.0)
+    value = fraction[:, 0] * forward + (1 - fraction[:, 0]) * reverse
+    h = difference.mul_(q).mul_(1 - fraction).addcmul_(p, fraction, value=-1.0)
     return value, _free_slope(h, q)
 
 
-def _atkd(hard: Tensor, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _atkd(hard: Tensor, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     """KL of "the token or another", for hard tokens, + KL among the other words; no factor of doubt."""
     is_hard = hard[tokens, None].to(log_q.dtype)
     token_q, token_p = log_q.gather(1, ids), log_p.gather(1, ids)

@@ -24,7 +24,7 @@ from ..common.divergence import PART_LOGITS, shared_mass
 from ..common.heads import Head
 from ..common.onednn_linear import linear
 from .divergences import Divergence
-from .logprob_cache import KeptRows
+from .logprob_cache import CachedRows
 from .objective import TokenLoss
 
 CHUNK_TOKENS = 512
@@ -61,7 +61,7 @@ def fused_loss(
     temperature: float = 1.0,
     overlap: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
-    kept: KeptRows | None = None,
+    kept: CachedRows | None = None,
 ) -> FusedLoss:
     """Sum of `token_loss` over N positions / `divisor`, with gradients to `hidden` and the student head.
 
@@ -118,7 +118,7 @@ class _Job:
     temperature: float
     overlap: bool
     chunk_tokens: int
-    kept: KeptRows | None
+    kept: CachedRows | None
     wants_gradient: bool
     parts: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 

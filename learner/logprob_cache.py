@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KeptRows:
+class CachedRows:
     """The table's rows of one micro-batch: either all can be read, or all wait to be written."""
 
     table: Tensor
@@ -31,7 +31,7 @@ class KeptRows:
         self.table.index_copy_(0, self.rows[tokens], log_p)
 
 
-class KeptLogprobs:
+class TeacherLogprobCache:
     """Room for log p at so many answer positions of one set, in float32."""
 
     def __init__(self, positions: int, vocabulary: int, device: torch.device):
@@ -39,7 +39,7 @@ class KeptLogprobs:
         self._begin: dict[Hashable, int] = {}
         self._used = 0
 
-    def rows(self, answers: Sequence[tuple[Hashable, int]]) -> KeptRows | None:
+    def rows(self, answers: Sequence[tuple[Hashable, int]]) -> CachedRows | None:
         """Rows of these answers, by key and number of tokens; None where only some are known, or no room is.
 
         Who gets rows that are not known writes them all, or lets nobody ask again.
@@ -53,9 +53,9 @@ class KeptLogprobs:
             self._begin[key] = self._used
             self._used += length
         rows = [torch.arange(self._begin[key], self._begin[key] + length) for key, length in answers]
-        return KeptRows(table=self._table, rows=torch.cat(rows).to(self._table.device), known=not new)
+        return CachedRows(table=self._table, rows=torch.cat(rows).to(self._table.device), known=not new)
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """The next set begins; its rows take the place of these."""
         self._begin.clear()
         self._used = 0

@@ -15,13 +15,13 @@ from ..common import divergence
 from ..common.heads import Head
 from ..common.types import AnswerMeasure, Passage, Rollout, Scored
 from .batching import Batch, batch_of, passage_of
-from .sharding import Hand
+from .sharding import RankItems
 from .step import Load, TrainEngine, teacher_hidden
 
 
 def measure(
     engine: TrainEngine,
-    hand: Hand,
+    rank_items: RankItems,
     load: Load,
     *,
     teacher: Head | None,
@@ -34,10 +34,10 @@ def measure(
     teacher's hidden states.
     """
     records: list[AnswerMeasure] = []
-    for micro_batch in hand.micro_batches:
+    for micro_batch in rank_items.micro_batches:
         samples = [load(item) for item in micro_batch]
         compares = teacher is not None and all(_has_hidden(sample) for sample in samples)
-        batch = batch_of(samples, engine.device, hidden=compares, together=engine.together)
+        batch = batch_of(samples, engine.device, hidden=compares, max_packed_len=engine.max_packed_len)
         found = _measured(engine, batch, teacher if compares else None, temperature, chunk_tokens)
         records += _records(samples, batch, found)
     return records

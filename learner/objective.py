@@ -227,7 +227,7 @@ def _policy_surrogate(
         else:
             fixed = (constants.student_logprobs - constants.behaviour_logprobs).exp()
     fixed = fixed * _capped(fixed * moving.detach(), settings)
-    low, high = 1.0 - settings.clip_range, 1.0 + settings.clip_range
+    low, high = 1.0 - settings.epsilon, 1.0 + settings.epsilon
     if settings.clip == "ppo":
         loss = torch.maximum(-advantage * moving, -advantage * moving.clamp(low, high))
         clipped = ((advantage > 0) & (moving > high)) | ((advantage < 0) & (moving < low))
@@ -245,14 +245,14 @@ def answer_loss(
 
     `constants`, packed to [N], for `minillm` only; `weights` [N] of the divergences, for `kd` by atkd only.
     """
-    if settings.kind == "lm":
+    if settings.kind == "sft":
         return lambda divergence, logprob, tokens: (-logprob, {})
     if settings.kind == "kd":
-        share = settings.lm_share
+        fraction = settings.lm_share
 
         def kd_loss(divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, dict[str, Tensor]]:
             weighted = divergence if weights is None else weights[tokens] * divergence
-            return ((1 - share) * weighted - share * logprob if share else weighted), {}
+            return ((1 - fraction) * weighted - fraction * logprob if fraction else weighted), {}
 
         return kd_loss
     if constants is None:
@@ -265,8 +265,8 @@ def text_loss(settings: ObjectiveConfig) -> TokenLoss:
 
     The paper's L_PT has s = 0, the released code 0.5. Expects `text_divergence(settings)` and temperature 1.
     """
-    share = settings.text_teacher_share
-    return lambda divergence, logprob, tokens: (share * divergence - (1 - share) * logprob, {})
+    fraction = settings.text_teacher_share
+    return lambda divergence, logprob, tokens: (fraction * divergence - (1 - fraction) * logprob, {})
 
 
 def answer_divergence(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence | None:

@@ -87,8 +87,8 @@ def publish(
         with parameters.gathered([form.name for form in forms]) as whole:
             if put is None:
                 continue
-            together = joined([whole[form.name] for form in forms])
-            arrays = [bits_of(tensor.to(getattr(torch, dtype))) for tensor in together]
+            merged = joined([whole[form.name] for form in forms])
+            arrays = [bits_of(tensor.to(getattr(torch, dtype))) for tensor in merged]
             bucket = WeightBucket(ref=put(arrays), tensors=forms, checksum=checksum(arrays))
             assert bucket.views(arrays) is not None, forms
             buckets.append(bucket)

@@ -22,7 +22,7 @@ from . import checkpoint
 from .deepspeed_engine import DeepSpeedEngine, join
 from .measure import measure
 from .publish import Put, publish
-from .sharding import Hand, Item, Share
+from .sharding import Item, RankBatch, RankItems
 from .step import StepRules, StepRunner
 
 MIB = 1 << 20
@@ -37,23 +37,23 @@ class Chunks:
         self._fetch = fetch
         self._open: dict[Any, list[Scored | Passage]] = {}
 
-    def fetch(self, hand: Hand) -> None:
+    def fetch(self, rank_items: RankItems) -> None:
         """Open all chunks of a hand that are not open yet."""
-        missing = [chunk for chunk in _chunks_of(hand) if chunk not in self._open]
+        missing = [chunk for chunk in _chunks_of(rank_items) if chunk not in self._open]
         self._open |= zip(missing, self._fetch(missing), strict=True)
 
     def load(self, item: Item) -> Scored | Passage:
         """One sample of a fetched chunk."""
         return self._open[item.chunk][item.position]
 
-    def forget(self, hand: Hand | None = None) -> None:
+    def release(self, rank_items: RankItems | None = None) -> None:
         """Let go of a hand's chunks, or of all."""
-        for chunk in list(self._open) if hand is None else _chunks_of(hand):
+        for chunk in list(self._open) if rank_items is None else _chunks_of(rank_items):
             del self._open[chunk]
 
 
-def _chunks_of(hand: Hand) -> list[Any]:
-    return list(dict.fromkeys(item.chunk for run in hand.micro_batches for item in run))
+def _chunks_of(rank_items: RankItems) -> list[Any]:
+    return list(dict.fromkeys(item.chunk for run in rank_items.micro_batches for item in run))
 
 
 def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) -> Head:
@@ -76,13 +76,13 @@ class Rank:
 
     def __init__(
         self, config: RunConfig, vocabulary: int, fetch: Fetch, *,
-        rank: int, world: int, address: str, port: int, door: socket.socket | None,
+        rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None,
     ):  # fmt: skip
         self._config, self._vocabulary, self._fetch = config, vocabulary, fetch
         self._rank, self._world = rank, world
         self._teacher: Head | None = None
         self._chunks = Chunks(fetch)
-        device = join(rank, world, address, port, door)
+        device = join(rank, world, address, port, listen_socket)
         self._engine = DeepSpeedEngine(
             config.student, config.learner, vocabulary, device, dropout=config.uses_dropout
         )
@@ -106,27 +106,27 @@ class Rank:
         self._teacher = head_of(arrays, self._vocabulary, self._engine.device)
         self._runner.teacher = self._teacher
 
-    def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
+    def step(self, rank_batch: RankBatch, *, fresh: bool, first_epoch: bool) -> Metrics:
         """See StepRunner.step."""
-        self._chunks.fetch(share.answers)
-        self._chunks.fetch(share.texts)
+        self._chunks.fetch(rank_batch.answers)
+        self._chunks.fetch(rank_batch.texts)
         try:
-            return self._runner.step(share, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
+            return self._runner.step(rank_batch, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
         finally:
-            self._chunks.forget(share.texts)  # met once
+            self._chunks.release(rank_batch.texts)  # met once
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let go of the set of answers, so that the next one finds room in the object store."""
-        self._chunks.forget()
-        self._runner.forget()
+        self._chunks.release()
+        self._runner.release()
 
-    def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
+    def measure(self, rank_items: RankItems, temperature: float) -> list[AnswerMeasure]:
         """See measure.measure."""
         chunks = Chunks(self._fetch)
-        chunks.fetch(hand)
+        chunks.fetch(rank_items)
         return measure(
             self._engine,
-            hand,
+            rank_items,
             chunks.load,
             teacher=self._teacher,
             temperature=temperature,
@@ -140,7 +140,7 @@ class Rank:
             version,
             put if self._rank == 0 else None,
             bucket_bytes=self._config.learner.bucket_mib * MIB,
-            dtype=self._config.rollout.precision,
+            dtype=self._config.rollout.dtype,
         )
 
     def save(self, folder: str, step: int) -> None:
@@ -149,13 +149,13 @@ class Rank:
 
     def restore(self, folder: str) -> int:
         """See checkpoint.restore."""
-        self.forget()
+        self.release()
         return checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
 
     def export(self, folder: str) -> None:
         """See checkpoint.export_student."""
         checkpoint.export_student(self._engine, Path(folder), self._config.student, rank=self._rank)
 
-    def adopt(self, folder: str) -> None:
-        """See checkpoint.adopt."""
-        checkpoint.adopt(self._engine, Path(folder), rank=self._rank)
+    def load_weights(self, folder: str) -> None:
+        """See checkpoint.load_weights."""
+        checkpoint.load_weights(self._engine, Path(folder), rank=self._rank)

@@ -41,7 +41,7 @@ MicroBatch = tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hand:
+class RankItems:
     """What one rank gets of one kind of item."""
 
     micro_batches: tuple[MicroBatch, ...]
@@ -53,47 +53,49 @@ class Hand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class RankBatch:
     """What one rank does in one optimiser step."""
 
-    answers: Hand
-    texts: Hand
+    answers: RankItems
+    texts: RankItems
 
 
-def deal(items: Sequence[Item], *, ranks: int, micro_batch: int) -> list[Hand]:
+def shard_batch(items: Sequence[Item], *, world_size: int, micro_batch_size: int) -> list[RankItems]:
     """One hand for each rank; deterministic, and every item is in exactly one.
 
     The longest items go first, each to the rank with the fewest tokens so far that still has room for
     one of its even share of answers. A hand's items are then cut into runs of neighbouring length.
     """
     totals = Totals(answers=len(items), answer_tokens=sum(item.answer_tokens for item in items))
-    room = -(-len(items) // ranks)
-    piles: list[list[int]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
+    room = -(-len(items) // world_size)
+    piles: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
     for index in _longest_first(items):
-        rank = min((r for r in range(ranks) if len(piles[r]) < room), key=lambda r: (loads[r], r))
+        rank = min((r for r in range(world_size) if len(piles[r]) < room), key=lambda r: (loads[r], r))
         piles[rank].append(index)
         loads[rank] += _tokens(items[index])
-    rounds = -(-room // micro_batch)
-    hands = []
+    rounds = -(-room // micro_batch_size)
+    all_items = []
     for pile in piles:
         cuts = [len(pile) * n // max(1, rounds) for n in range(rounds + 1)]
         runs = [pile[low:high] for low, high in pairwise(cuts)]
-        hands.append(
-            Hand(
+        all_items.append(
+            RankItems(
                 micro_batches=tuple(tuple(items[index] for index in run) for run in runs),
                 order=tuple(pile),
                 totals=totals,
             )
         )
-    return hands
+    return all_items
 
 
-def deal_step(answers: Sequence[Item], texts: Sequence[Item], *, ranks: int, micro_batch: int) -> list[Share]:
+def shard_step(
+    answers: Sequence[Item], texts: Sequence[Item], *, world_size: int, micro_batch_size: int
+) -> list[RankBatch]:
     """One share of an optimiser step for each rank; answers and texts are dealt apart."""
-    dealt_answers = deal(answers, ranks=ranks, micro_batch=micro_batch)
-    dealt_texts = deal(texts, ranks=ranks, micro_batch=micro_batch)
-    return [Share(answers=a, texts=t) for a, t in zip(dealt_answers, dealt_texts, strict=True)]
+    dealt_answers = shard_batch(answers, world_size=world_size, micro_batch_size=micro_batch_size)
+    dealt_texts = shard_batch(texts, world_size=world_size, micro_batch_size=micro_batch_size)
+    return [RankBatch(answers=a, texts=t) for a, t in zip(dealt_answers, dealt_texts, strict=True)]
 
 
 def _tokens(item: Item) -> int:

@@ -24,7 +24,7 @@ from ..common.types import Passage, Scored
 from .batching import Batch, batch_of, pad_answers
 from .divergences import Divergence, DoubtSplit
 from .fused_loss import FusedLoss, fused_loss
-from .logprob_cache import KeptLogprobs, KeptRows
+from .logprob_cache import CachedRows, TeacherLogprobCache
 from .objective import (
     TokenLoss,
     advantage_moments,
@@ -36,7 +36,7 @@ from .objective import (
     token_constants,
 )
 from .returns import Moments, merged
-from .sharding import Item, Share
+from .sharding import Item, RankBatch
 
 Load = Callable[[Item], Scored | Passage]
 """Where an item's tokens come from."""
@@ -49,7 +49,7 @@ class TrainEngine(Protocol):
     """All that an optimiser step asks of whoever holds the student."""
 
     device: torch.device
-    together: int
+    max_packed_len: int
     """How long answers may be for the student to read them in shared rows as if alone; 0: it cannot."""
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
@@ -88,7 +88,7 @@ class StepRules:
     chunk_tokens: int
     """Answer positions for which logits exist at a time."""
     kept_positions: int = 0
-    """Answer positions of a set for which the teacher's log-probs are kept until `forget`."""
+    """Answer positions of a set for which the teacher's log-probs are kept until `release`."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -117,14 +117,14 @@ class StepRunner:
 
     def __init__(self, engine: TrainEngine, rules: StepRules, teacher: Head | None = None):
         self._engine, self._rules, self.teacher = engine, rules, teacher
-        self._kept: KeptLogprobs | None = None
+        self._kept: TeacherLogprobCache | None = None
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """The set of answers is done with."""
         if self._kept is not None:
-            self._kept.forget()
+            self._kept.release()
 
-    def step(self, share: Share, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
+    def step(self, rank_batch: RankBatch, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
         """One optimiser step over all ranks; metrics of the whole step, the same on each rank.
 
         `fresh`: no step was made since the answers were drawn, so that log q must equal the engine's.
@@ -132,16 +132,16 @@ class StepRunner:
         """
         objective, sums = self._rules.objective, _Sums()
         facts = _Facts(
-            moments=self._moments(share, load) if self._is_minillm and objective.whiten else None,
-            split=self._split(share, load) if objective.splits_tokens else None,
+            moments=self._moments(rank_batch, load) if self._is_minillm and objective.whiten else None,
+            split=self._split(rank_batch, load) if objective.splits_tokens else None,
         )
-        for micro_batch in share.answers.micro_batches:
+        for micro_batch in rank_batch.answers.micro_batches:
             samples = [load(item) for item in micro_batch]
-            divisor = share.answers.totals.divisor(objective.reduction)
+            divisor = rank_batch.answers.totals.divisor(objective.reduction)
             kept = self._kept_rows(micro_batch)
             self._learn_answers(samples, facts, divisor, sums, fresh=fresh, kept=kept)
-        for micro_batch in share.texts.micro_batches:
-            divisor = share.texts.totals.divisor(objective.reduction)
+        for micro_batch in rank_batch.texts.micro_batches:
+            divisor = rank_batch.texts.totals.divisor(objective.reduction)
             self._learn_text([load(item) for item in micro_batch], divisor, sums)
         values = self._engine.all_reduce_sum([sums.totals[name] for name in _TOTALS] + [len(sums.bad)])
         totals = dict(zip(_TOTALS, values[:-1], strict=True))
@@ -149,28 +149,32 @@ class StepRunner:
             self._stop("the loss is not a finite number", sums.bad)
         rate, norm = self._engine.rate(), self._engine.step()
         if not math.isfinite(norm):
-            mine = [item for run in share.answers.micro_batches + share.texts.micro_batches for item in run]
+            mine = [
+                item
+                for run in rank_batch.answers.micro_batches + rank_batch.texts.micro_batches
+                for item in run
+            ]
             self._stop("the gradient is not a finite number", _names([load(item) for item in mine]))
-        metrics = self._metrics(totals, share, fresh=fresh, first_epoch=first_epoch)
+        metrics = self._metrics(totals, rank_batch, fresh=fresh, first_epoch=first_epoch)
         return metrics | {"learner/grad_norm": (norm, 1.0), "learner/lr": (rate, 1.0)}
 
     @property
     def _is_minillm(self) -> bool:
         return self._rules.objective.kind == "minillm"
 
-    def _moments(self, share: Share, load: Load) -> Moments:
+    def _moments(self, rank_batch: RankBatch, load: Load) -> Moments:
         """Whitening statistics of the step, from what was sampled and scored alone."""
         objective, rules = self._rules.objective, self._rules
         parts = []
-        for micro_batch in share.answers.micro_batches:
+        for micro_batch in rank_batch.answers.micro_batches:
             if samples := [load(item) for item in micro_batch]:
                 answers = pad_answers(samples, torch.device("cpu"), objective.reward_temperature)
                 parts.append(advantage_moments(answers, objective, rules.max_new_tokens))
         return Moments(*self._engine.all_reduce_sum(merged(parts).as_list()))
 
-    def _split(self, share: Share, load: Load) -> DoubtSplit:
+    def _split(self, rank_batch: RankBatch, load: Load) -> DoubtSplit:
         """Which tokens the teacher doubts, over all ranks."""
-        mine = [doubts(load(item)) for run in share.answers.micro_batches for item in run]
+        mine = [doubts(load(item)) for run in rank_batch.answers.micro_batches for item in run]
         parts = [part for of_rank in self._engine.all_gather(mine) for part in of_rank]
         return DoubtSplit.of(torch.cat(parts) if parts else torch.zeros(0))
 
@@ -182,7 +186,7 @@ class StepRunner:
         sums: _Sums,
         *,
         fresh: bool,
-        kept: KeptRows | None,
+        kept: CachedRows | None,
     ) -> None:
         objective = self._rules.objective
         batch = self._batch(samples, hidden=objective.needs_teacher_hidden)
@@ -227,7 +231,9 @@ class StepRunner:
         sums.add("text", fused.loss.detach() * divisor)
 
     def _batch(self, samples: Sequence[Scored | Passage], *, hidden: bool) -> Batch:
-        return batch_of(samples, self._engine.device, hidden=hidden, together=self._engine.together)
+        return batch_of(
+            samples, self._engine.device, hidden=hidden, max_packed_len=self._engine.max_packed_len
+        )
 
     def _fused(
         self,
@@ -238,7 +244,7 @@ class StepRunner:
         temperature: float,
         *,
         overlap: bool = False,
-        kept: KeptRows | None = None,
+        kept: CachedRows | None = None,
     ) -> FusedLoss:
         def use(hidden: Tensor, student: Head) -> FusedLoss:
             return fused_loss(
@@ -258,12 +264,12 @@ class StepRunner:
 
         return self._engine.run(batch, use, train=True)
 
-    def _kept_rows(self, micro_batch: Sequence[Item]) -> KeptRows | None:
+    def _kept_rows(self, micro_batch: Sequence[Item]) -> CachedRows | None:
         positions = self._rules.kept_positions
         if not positions or self.teacher is None:
             return None
         if self._kept is None:
-            self._kept = KeptLogprobs(positions, self.teacher.vocabulary, self._engine.device)
+            self._kept = TeacherLogprobCache(positions, self.teacher.vocabulary, self._engine.device)
         return self._kept.rows([(item, item.answer_tokens) for item in micro_batch])
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
@@ -282,8 +288,10 @@ class StepRunner:
             " learner.optimizer.lr or an objective.reward_clip"
         )
 
-    def _metrics(self, totals: dict[str, float], share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
-        objective, answers, texts = self._rules.objective, share.answers.totals, share.texts.totals
+    def _metrics(
+        self, totals: dict[str, float], rank_batch: RankBatch, *, fresh: bool, first_epoch: bool
+    ) -> Metrics:
+        objective, answers, texts = self._rules.objective, rank_batch.answers.totals, rank_batch.texts.totals
         divisor, tokens = float(answers.divisor(objective.reduction)), float(answers.answer_tokens)
         found: Metrics = {"learner/loss": (totals["loss"], 1.0)}
         if texts.answers:

@@ -16,7 +16,7 @@ from ..common.weights import Arrays, WeightManifest
 
 if TYPE_CHECKING:
     from .rank import Rank
-    from .sharding import Hand, Share
+    from .sharding import RankBatch, RankItems
 
 
 @ray.remote(max_restarts=0)  # a rank that starts anew has none of what the others remember
@@ -26,16 +26,16 @@ class LearnerActor:
     def __init__(self, name: str, rank: int, world: int, config: RunConfig, vocabulary: int):
         self._name, self._number, self._world = name, rank, world
         self._config, self._vocabulary = config, vocabulary
-        self._door: socket.socket | None = None
+        self._listen_socket: socket.socket | None = None
 
-    def place(self) -> tuple[str, int]:
+    def listen(self) -> tuple[str, int]:
         """Address and port where this rank listens from now on, so that the others can meet it there."""
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
-        self._door = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
-        return ray.util.get_node_ip_address(), self._door.getsockname()[1]
+        self._listen_socket = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
+        return ray.util.get_node_ip_address(), self._listen_socket.getsockname()[1]
 
-    def meet(self, address: str, port: int) -> None:
+    def rendezvous(self, address: str, port: int) -> None:
         """Join the other ranks and load the student. Call it first, once."""
         with collector_paused():
             from .rank import Rank
@@ -48,24 +48,24 @@ class LearnerActor:
             world=self._world,
             address=address,
             port=port,
-            door=self._door,
+            listen_socket=self._listen_socket,
         )
 
     def set_teacher_head(self, arrays: Mapping[str, Any]) -> None:
         """See Rank.set_teacher_head."""
         self._rank.set_teacher_head(arrays)
 
-    def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
+    def step(self, rank_batch: RankBatch, *, fresh: bool, first_epoch: bool) -> Metrics:
         """See StepRunner.step."""
-        return self._rank.step(share, fresh=fresh, first_epoch=first_epoch)
+        return self._rank.step(rank_batch, fresh=fresh, first_epoch=first_epoch)
 
-    def forget(self) -> None:
-        """See Rank.forget."""
-        self._rank.forget()
+    def release(self) -> None:
+        """See Rank.release."""
+        self._rank.release()
 
-    def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
+    def measure(self, rank_items: RankItems, temperature: float) -> list[AnswerMeasure]:
         """See measure.measure."""
-        return self._rank.measure(hand, temperature)
+        return self._rank.measure(rank_items, temperature)
 
     def publish(self, version: WeightVersion, readers: Sequence[Any]) -> WeightManifest | None:
         """All weights, into the object store; the manifest from rank 0. They stay while it is held.
@@ -76,7 +76,7 @@ class LearnerActor:
         def put(arrays: Arrays) -> Any:
             ref = ray.put(arrays)
             for reader in readers:
-                reader.expect.remote(version, [ref])
+                reader.prefetch.remote(version, [ref])
             return ref
 
         return self._rank.publish(version, put)
@@ -93,6 +93,6 @@ class LearnerActor:
         """See checkpoint.export_student."""
         self._rank.export(folder)
 
-    def adopt(self, folder: str) -> None:
-        """See checkpoint.adopt."""
-        self._rank.adopt(folder)
+    def load_weights(self, folder: str) -> None:
+        """See checkpoint.load_weights."""
+        self._rank.load_weights(folder)

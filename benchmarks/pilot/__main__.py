@@ -77,7 +77,7 @@ def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path
                 texts, models / name, shape,
                 steps=20 if args.small else steps,
                 tokenizer=None if name == "teacher" else models / "teacher" / "best",
-                overrides=["learner.ranks=2"],
+                overrides=["learner.world_size=2"],
                 console=console,
             )  # fmt: skip
     return models

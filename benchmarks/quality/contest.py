@@ -37,14 +37,14 @@ OWN: dict[str, Values] = {
     "ours_minillm": {
         "every": 16,
         "objective": {"kind": "minillm", "preset": "reference"},
-        "rollout": {"teacher_mix": 0.2, "answers": 1024},
-        "learner": {"inner_epochs": 4},
+        "rollout": {"teacher_mix": 0.2, "rollout_batch_size": 1024},
+        "learner": {"num_iterations": 4},
     },
     "ours_fresh": {
         "every": 16,
         "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
-        "rollout": {"teacher_mix": 0.0, "answers": BATCH_SIZE},
-        "learner": {"inner_epochs": 1},
+        "rollout": {"teacher_mix": 0.0, "rollout_batch_size": BATCH_SIZE},
+        "learner": {"num_iterations": 1},
     },
     "distillation": {"every": 16, "micro_batch": 128},  # the fastest of 32, 64, 128 and 256
 }
@@ -102,13 +102,13 @@ def settings(entry: Entry, start: Start, out: Path) -> Values:
         "rollout": {
             **own["rollout"],
             "max_new_tokens": MAX_NEW_TOKENS,
-            "max_sequences": BATCH_SIZE,
+            "max_num_seqs": BATCH_SIZE,
             "chunk": BATCH_SIZE,
-            "cache_gib": 0.25,
+            "kv_cache_gib": 0.25,
         },
         "learner": {**LEARNER, **own["learner"], "optimizer": optimizer},
         "cluster": {"dashboard": False, "threads": THREADS},
-        "checkpoint_every": 10 * STEPS,
+        "save_steps": 10 * STEPS,
         "seed": entry.seed,
         "out": str(out),
     }
@@ -127,14 +127,14 @@ def contest(
     looks: list[Values] = []
     began, start_up = time.perf_counter(), 0.0
     with _process(_command(entry, start, out, python), out / "log.txt") as (lines, say):
-        for look in lines:
+        for style in lines:
             start_up = start_up or time.perf_counter() - began
-            student = Path(look.pop("student"))
-            looks.append({**look, "reverse_kl": measure(student)})
+            student = Path(style.pop("student"))
+            looks.append({**style, "reverse_kl": measure(student)})
             if student != start.student:
                 shutil.rmtree(student)
             print(entry, looks[-1], file=sys.stderr, flush=True)
-            late = look["seconds"] >= cap_s and looks[-1]["reverse_kl"] > threshold
+            late = style["seconds"] >= cap_s and looks[-1]["reverse_kl"] > threshold
             say("stop" if late or reached(looks, threshold) else "go")
     return {"start_up_s": start_up, "looks": looks, "reached": reached(looks, threshold)}
 
@@ -174,8 +174,8 @@ def reached(looks: Sequence[Values], threshold: float) -> Values | None:
     Straight lines between the looks. None = it never did.
     """
     for number, (before, after) in enumerate(pairwise(looks), 1):
-        held = [look["reverse_kl"] <= threshold for look in looks[number : number + HELD]]
+        held = [style["reverse_kl"] <= threshold for style in looks[number : number + HELD]]
         if before["reverse_kl"] > threshold and len(held) == HELD and all(held):
-            share = (before["reverse_kl"] - threshold) / (before["reverse_kl"] - after["reverse_kl"])
-            return {key: before[key] + share * (after[key] - before[key]) for key in after}
+            fraction = (before["reverse_kl"] - threshold) / (before["reverse_kl"] - after["reverse_kl"])
+            return {key: before[key] + fraction * (after[key] - before[key]) for key in after}
     return None

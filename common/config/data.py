@@ -37,10 +37,10 @@ class DataConfig(Section):
     """The data sets of a run and how records become prompts."""
 
     train: PromptData | None = None
-    """Prompts to answer, or given answers. null = `text` alone is learned (objective.kind = lm)."""
+    """Prompts to answer, or given answers. null = `text` alone is learned (objective.kind = sft)."""
     validation: PromptData | None = None
     """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
-    heldout: PromptData | None = None
+    test: PromptData | None = None
     """Measured before and after the run, never used to choose anything."""
     template: Literal["alpaca", "chat", "plain"] = "chat"
     """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from .base import Count, Section
 from .data import DataConfig, PromptData
 from .objective import ObjectiveConfig
-from .run import ClusterConfig, EngineConfig, ModelConfig, RolloutConfig, RunConfig, ScoringConfig
+from .run import ClusterConfig, EngineConfig, ModelConfig, RolloutConfig, RunConfig, TeacherServerConfig
 
 METRICS: dict[str, str] = {
     "rouge_l": "ROUGE-L F-measure with stemming, best reference, x 100; by length too",
@@ -73,7 +73,7 @@ class EvalConfig(Section):
     """Files, folders or hub data sets."""
     metrics: tuple[str, ...] | None = None
     """Which figures; null = all that models and data allow."""
-    seeds: Count = 5
+    num_seeds: Count = 5
     """Answers to each prompt, each by a seed of its own: 10, 20, 30 ... as in the paper."""
     template: Literal["alpaca", "chat", "plain"] = "chat"
     """As data.template of a run."""
@@ -87,15 +87,15 @@ class EvalConfig(Section):
     """How answers that have ended count in exposure bias at greater lengths: left out of the mean, or as 0
     (the authors' code, which flattens the curve of a model that answers shortly)."""
     engine: EngineConfig = EngineConfig()
-    scoring: ScoringConfig = ScoringConfig()
+    teacher_server: TeacherServerConfig = TeacherServerConfig()
     cluster: ClusterConfig = ClusterConfig()
-    out: Path = Path("runs/eval")
+    output_dir: Path = Path("runs/eval")
     """Folder of results.json, results.parquet, answers/ and plots/."""
 
     @property
     def seed_numbers(self) -> tuple[int, ...]:
         """10, 20, 30 ..."""
-        return tuple(10 * (i + 1) for i in range(self.seeds))
+        return tuple(10 * (i + 1) for i in range(self.num_seeds))
 
     def wants(self, metric: str) -> bool:
         """Whether `metric` is asked for, as far as the settings say."""
@@ -114,7 +114,7 @@ class EvalConfig(Section):
         for data, name in zip(self.data, self.data_names(), strict=True):
             told = self.as_run(self.models[0], data).template_faults()
             found += [
-                fault.replace("data.heldout", f"data[{name}]") for fault in told if "data.train" not in fault
+                fault.replace("data.test", f"data[{name}]") for fault in told if "data.train" not in fault
             ]
         for key, names in (("models", self.model_names()), ("data", self.data_names())):
             for name in sorted({n for n in names if names.count(n) > 1}):
@@ -137,16 +137,16 @@ class EvalConfig(Section):
             teacher=None if self.teacher is None else plain_model(self.teacher),
             data=DataConfig(
                 train=source,
-                heldout=source,
+                test=source,
                 template=self.template,
                 system_prompt=self.system_prompt,
                 max_prompt_tokens=self.max_prompt_tokens,
             ),
             rollout=RolloutConfig(**self.engine.model_dump(), teacher_mix=0.0),
-            scoring=self.scoring,
-            objective=ObjectiveConfig(kind="lm"),
+            teacher_server=self.teacher_server,
+            objective=ObjectiveConfig(kind="sft"),
             cluster=self.cluster,
-            out=self.out,
+            output_dir=self.output_dir,
         )
 
 

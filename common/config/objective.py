@@ -55,8 +55,8 @@ OPD: dict[str, Any] = {
 class ObjectiveConfig(Section):
     """What the student learns by. Defaults follow the paper."""
 
-    kind: Literal["minillm", "lm", "kd"] = "minillm"
-    """minillm = reverse-KL policy gradient on sampled answers (equation 7); lm = plain fine-tuning on given
+    kind: Literal["minillm", "sft", "kd"] = "minillm"
+    """minillm = reverse-KL policy gradient on sampled answers (equation 7); sft = plain fine-tuning on given
     answers; kd = a divergence between teacher and student at each position of given or sampled answers."""
     preset: Literal["paper", "reference", "opd"] = "paper"
     """Where the other settings start from; a setting that is written out wins. opd = on-policy distillation
@@ -106,7 +106,7 @@ class ObjectiveConfig(Section):
     clip: Literal["upper", "ppo", "none"] = "upper"
     """upper = min(ratio, clipped ratio) whatever the sign (the paper's Algorithm 1); ppo = the pessimistic
     one (reference)."""
-    clip_range: Annotated[float, Field(gt=0)] = 0.2
+    epsilon: Annotated[float, Field(gt=0)] = 0.2
     """epsilon: ratios beyond 1 +- epsilon get no gradient."""
     clip_centre: Literal["behaviour", "student_at_sampling"] = "behaviour"
     """What the clipped ratio compares with: the mixture p~ (paper and reference; then fresh samples can be

@@ -2,7 +2,7 @@
 
 Every field says its unit in the docstring beneath it. Unknown keys are refused. What can be wrong by
 itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load_run` in
-`deploy.run_file` reads YAML and dotted overrides into it and reports all faults at once.
+`deploy.config.loader` reads YAML and dotted overrides into it and reports all faults at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import Count, NonNegative, Positive, Precision, Section, Share
+from .base import Count, Dtype, Fraction, NonNegative, Positive, Section
 from .data import DataConfig, TextConfig
 from .objective import ObjectiveConfig
 
@@ -29,7 +29,7 @@ class ModelConfig(Section):
 class EngineConfig(Section):
     """vLLM engines, and how they draw."""
 
-    actors: Count = 1
+    num_engines: Count = 1
     """vLLM engines, one Ray actor each."""
     chunk: Count = 64
     """Prompts sent to an actor at once; what travels through the object store as one piece."""
@@ -41,46 +41,46 @@ class EngineConfig(Section):
     """Keeps the smallest set of tokens with this mass, in each network before the mixing."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keeps the k best tokens of each network before the mixing; 0 = all."""
-    precision: Precision = "float32"
-    """Of weights and keys and values inside vLLM."""
-    max_sequences: Count = 64
+    dtype: Dtype = "float32"
+    """Of weights, keys and values inside vLLM."""
+    max_num_seqs: Count = 64
     """Answers that one engine works on at a time."""
-    cache_gib: Positive = 0.5
+    kv_cache_gib: Positive = 0.5
     """Memory for keys and values in each engine, of both networks together."""
-    eager: bool = True
+    enforce_eager: bool = True
     """Run vLLM without compiling. false needs a C++ compiler and a longer start."""
 
 
 class RolloutConfig(EngineConfig):
     """How answers are drawn to learn from."""
 
-    answers: Count = 256
+    rollout_batch_size: Count = 256
     """Answers collected with one set of weights, over which the inner epochs run; given ones included."""
-    samples: Count = 1
+    num_generations: Count = 1
     """Answers to each prompt."""
-    teacher_mix: Share = 0.2
+    teacher_mix: Fraction = 0.2
     """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
     ignore_eos: bool = False
     """Let answers run on to max_new_tokens: for measuring speed, not for learning."""
 
 
-class ScoringConfig(Section):
+class TeacherServerConfig(Section):
     """How the teacher scores answers."""
 
-    actors: Count = 1
+    num_actors: Count = 1
     """Copies of the teacher, one Ray actor each."""
     batch_tokens: Count = 2048
     """Most tokens, padding included, in one forward pass. More keeps a GPU busier, and pads more."""
-    precision: Precision = "float32"
+    dtype: Dtype = "float32"
     """Of the teacher's weights."""
-    hidden_precision: Precision = "float32"
+    hidden_dtype: Dtype = "float32"
     """Of the hidden states that travel to the learner, where the objective asks for them."""
     drawn_logprobs: bool = False
     """Log-probs of the answers' tokens also where the loss reads none (kd): for the rollout files and
     rollout/sampled_kl, at the price of a product with the teacher's output layer."""
     reuse: bool = True
     """Take the teacher's states from mixed sampling, which has computed them, in place of another pass: at
-    temperature 1, where rollout.precision is the teacher's. Checked on an answer of the first set."""
+    temperature 1, where rollout.dtype is the teacher's. Checked on an answer of the first set."""
 
 
 class OptimizerConfig(Section):
@@ -90,7 +90,7 @@ class OptimizerConfig(Section):
     """From torch.optim."""
     lr: Positive = 5e-6
     """Peak learning rate."""
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """Of Adam; sgd takes the first as its momentum."""
     eps: Positive = 1e-8
     """Of Adam."""
@@ -102,32 +102,32 @@ class OptimizerConfig(Section):
     """Optimiser steps from 0 to the peak."""
     min_lr: NonNegative = 0.0
     """Where a cosine schedule ends."""
-    clip_norm: NonNegative = 1.0
-    """Largest global gradient norm; 0 = no clipping."""
 
 
 class LearnerConfig(Section):
     """How the student learns."""
 
-    ranks: Count = 1
+    world_size: Count = 1
     """Data-parallel DeepSpeed ranks, one Ray actor each."""
-    steps: Count = 5000
+    max_steps: Count = 5000
     """Optimiser steps of the run."""
     batch_size: Count = 64
     """Answers in one optimiser step, over all ranks."""
-    micro_batch: Count = 8
+    micro_batch_size: Count = 8
     """Answers in one forward pass of one rank."""
-    inner_epochs: Count = 4
+    num_iterations: Count = 4
     """Passes over each set of answers."""
     token_budget: Count | None = None
     """Trained answer tokens after which the run ends, each counted as often as it is met. null = the steps
     alone end it; they also shape the schedule. For comparing methods at one budget."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    max_grad_norm: NonNegative = 1.0
+    """Largest global gradient norm; 0 = no clipping."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO: 1 shares out the optimiser, 2 the gradients too, 3 the weights too."""
     offload: Literal["none", "cpu"] = "none"
     """cpu = optimiser state (and weights, at stage 3) live in main memory; for GPU learners."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 keeps a float32 master copy in the optimiser."""
     dropout: bool | None = None
     """The student's own dropout while it learns. null = off where answers are sampled, else the student in
@@ -146,13 +146,11 @@ class LearnerConfig(Section):
 class ValidationConfig(Section):
     """How often the student is measured, and what chooses the best."""
 
-    every: Count = 100
-    """Optimiser steps between two measurements; rounded up to whole sets of answers."""
     metric: Literal["auto", "rouge_l", "reverse_kl", "loss"] = "auto"
     """Chooses the best student. auto = rouge_l where all prompts have references, else reverse_kl."""
-    samples: Count = 1
+    num_generations: Count = 1
     """Answers to each validation prompt, drawn from the student alone."""
-    heldout_samples: Count = 3
+    test_num_generations: Count = 3
     """Answers, by as many seeds, to each held-out prompt, before and after the run."""
     max_new_tokens: Count | None = None
     """Longest answer; null = as in training."""
@@ -188,35 +186,39 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     text: TextConfig | None = None
     rollout: RolloutConfig = RolloutConfig()
-    scoring: ScoringConfig = ScoringConfig()
+    teacher_server: TeacherServerConfig = TeacherServerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     learner: LearnerConfig = LearnerConfig()
     validation: ValidationConfig = ValidationConfig()
     cluster: ClusterConfig = ClusterConfig()
-    out: Path = Path("runs/minillm")
+    output_dir: Path = Path("runs/minillm")
     """Folder of the run: settings, metrics, plots, rollouts, checkpoints."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of everything random."""
-    checkpoint_every: Count = 500
+    eval_steps: Count = 100
+    """Optimiser steps between two measurements on data.validation; rounded up to whole sets of answers."""
+    save_steps: Count = 500
     """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
-    keep_checkpoints: Count = 2
+    save_total_limit: Count = 2
     """Older ones are deleted; the best student is kept apart."""
 
     @property
     def sampled_answers(self) -> int:
-        """Answers of each set that are sampled, in groups of rollout.samples; the data gives the rest."""
-        groups = round(self.objective.share_sampled * self.rollout.answers / self.rollout.samples)
-        return groups * self.rollout.samples
+        """Answers of each set that are sampled, in groups of rollout.num_generations; the data gives the rest."""
+        groups = round(
+            self.objective.share_sampled * self.rollout.rollout_batch_size / self.rollout.num_generations
+        )
+        return groups * self.rollout.num_generations
 
     @property
     def given_answers(self) -> int:
         """Answers of each set that come from the data."""
-        return self.rollout.answers - self.sampled_answers
+        return self.rollout.rollout_batch_size - self.sampled_answers
 
     @property
     def text_alone(self) -> bool:
         """Whether blocks of plain text are the given answers: every token but a block's first is learned."""
-        return self.objective.kind == "lm" and self.text is not None and self.data.train is None
+        return self.objective.kind == "sft" and self.text is not None and self.data.train is None
 
     @property
     def samples_answers(self) -> bool:
@@ -227,19 +229,19 @@ class RunConfig(Section):
     def reuses_states(self) -> bool:
         """Whether mixed sampling has already computed all that scoring its answers would."""
         mixed = self.samples_answers and self.rollout.teacher_mix > 0 and self.teacher is not None
-        alike = self.rollout.precision == self.scoring.precision and self.rollout.temperature == 1
-        return mixed and alike and self.scoring.reuse and self.objective.needs_teacher_hidden
+        alike = self.rollout.dtype == self.teacher_server.dtype and self.rollout.temperature == 1
+        return mixed and alike and self.teacher_server.reuse and self.objective.needs_teacher_hidden
 
     @property
     def measures_answers(self) -> bool:
         """Whether answers are drawn only to be measured: on validation or held-out prompts."""
         by_answers = self.data.validation is not None and self.validation.metric != "loss"
-        return by_answers or self.data.heldout is not None
+        return by_answers or self.data.test is not None
 
     @property
     def asks_teacher(self) -> bool:
         """Whether the teacher has anything to do: in the loss, or where the reverse KL is measured."""
-        return self.teacher is not None and (self.objective.kind != "lm" or self.measures_answers)
+        return self.teacher is not None and (self.objective.kind != "sft" or self.measures_answers)
 
     @property
     def uses_dropout(self) -> bool:
@@ -247,20 +249,20 @@ class RunConfig(Section):
         return not self.samples_answers if self.learner.dropout is None else self.learner.dropout
 
     @property
-    def inner_epochs(self) -> int:
+    def num_iterations(self) -> int:
         """Passes over each set; given answers alone are met once, the data set has epochs of its own."""
-        return self.learner.inner_epochs if self.samples_answers else 1
+        return self.learner.num_iterations if self.samples_answers else 1
 
     @property
     def steps_per_set(self) -> int:
         """Optimiser steps made from one set of answers."""
-        return self.rollout.answers // self.learner.batch_size * self.inner_epochs
+        return self.rollout.rollout_batch_size // self.learner.batch_size * self.num_iterations
 
     def kept_positions(self, vocabulary: int) -> int:
         """Answer positions of a set for which each rank keeps the teacher's float32 log-probs over its inner
         epochs: all of them, or none if they take more than learner.keep_logprobs_mib."""
-        positions = self.rollout.answers * self.rollout.max_new_tokens
-        asked = self.inner_epochs > 1 and self.objective.needs_teacher_hidden
+        positions = self.rollout.rollout_batch_size * self.rollout.max_new_tokens
+        asked = self.num_iterations > 1 and self.objective.needs_teacher_hidden
         fits = positions * vocabulary * 4 <= self.learner.keep_logprobs_mib << 20
         return positions if asked and fits else 0
 
@@ -268,28 +270,28 @@ class RunConfig(Section):
         """What is wrong only together, each with key, value and way out."""
         found: list[str] = []
         rollout, learner = self.rollout, self.learner
-        if rollout.answers % rollout.samples:
+        if rollout.rollout_batch_size % rollout.num_generations:
             found.append(
-                f"rollout.answers = {rollout.answers} is no multiple of rollout.samples = {rollout.samples};"
-                f" try {-(-rollout.answers // rollout.samples) * rollout.samples}"
+                f"rollout.rollout_batch_size = {rollout.rollout_batch_size} is no multiple of rollout.num_generations = {rollout.num_generations};"
+                f" try {-(-rollout.rollout_batch_size // rollout.num_generations) * rollout.num_generations}"
             )
-        if rollout.answers % learner.batch_size:
-            up = -(-rollout.answers // learner.batch_size) * learner.batch_size
+        if rollout.rollout_batch_size % learner.batch_size:
+            up = -(-rollout.rollout_batch_size // learner.batch_size) * learner.batch_size
             found.append(
-                f"rollout.answers = {rollout.answers} does not divide into batches of"
+                f"rollout.rollout_batch_size = {rollout.rollout_batch_size} does not divide into batches of"
                 f" learner.batch_size = {learner.batch_size}; try {up}"
             )
-        if learner.batch_size % learner.ranks:
-            up = -(-learner.batch_size // learner.ranks) * learner.ranks
+        if learner.batch_size % learner.world_size:
+            up = -(-learner.batch_size // learner.world_size) * learner.world_size
             found.append(
                 f"learner.batch_size = {learner.batch_size} does not divide over"
-                f" learner.ranks = {learner.ranks}; try {up}"
+                f" learner.world_size = {learner.world_size}; try {up}"
             )
-        if learner.micro_batch * learner.ranks > learner.batch_size:
+        if learner.micro_batch_size * learner.world_size > learner.batch_size:
             found.append(
-                f"learner.micro_batch = {learner.micro_batch} on {learner.ranks} ranks is more than"
+                f"learner.micro_batch_size = {learner.micro_batch_size} on {learner.world_size} ranks is more than"
                 f" learner.batch_size = {learner.batch_size}; try"
-                f" learner.micro_batch={max(1, learner.batch_size // learner.ranks)}"
+                f" learner.micro_batch_size={max(1, learner.batch_size // learner.world_size)}"
             )
         if learner.offload == "cpu" and learner.zero_stage == 0:
             found.append(
@@ -305,7 +307,7 @@ class RunConfig(Section):
                 f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is for a cosine schedule, but"
                 f" learner.optimizer.schedule = {learner.optimizer.schedule}; set it to cosine, or min_lr=0"
             )
-        if self.teacher is None and self.objective.kind != "lm":
+        if self.teacher is None and self.objective.kind != "sft":
             found.append(
                 f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
             )
@@ -323,13 +325,17 @@ class RunConfig(Section):
                 "objective.preset = opd counts answers as the student's own, and rollout.teacher_mix ="
                 f" {rollout.teacher_mix:g} mixes the teacher in; set rollout.teacher_mix=0"
             )
-        share = self.objective.share_sampled
-        groups = share * rollout.answers / rollout.samples
-        if 0 < share < 1 and rollout.answers % rollout.samples == 0 and abs(groups - round(groups)) > 1e-6:
+        fraction = self.objective.share_sampled
+        groups = fraction * rollout.rollout_batch_size / rollout.num_generations
+        if (
+            0 < fraction < 1
+            and rollout.rollout_batch_size % rollout.num_generations == 0
+            and abs(groups - round(groups)) > 1e-6
+        ):
             found.append(
-                f"objective.sampled_share = {share:g} of rollout.answers = {rollout.answers} is no whole"
-                f" number of prompts with rollout.samples = {rollout.samples}; try"
-                f" objective.sampled_share={round(groups) * rollout.samples / rollout.answers:g}"
+                f"objective.sampled_share = {fraction:g} of rollout.rollout_batch_size = {rollout.rollout_batch_size} is no whole"
+                f" number of prompts with rollout.num_generations = {rollout.num_generations}; try"
+                f" objective.sampled_share={round(groups) * rollout.num_generations / rollout.rollout_batch_size:g}"
             )
         if learner.dropout and self.samples_answers:
             found.append(
@@ -340,9 +346,9 @@ class RunConfig(Section):
         train = self.data.train
         if self.given_answers and train and train.output is None and train.messages is None:
             found.append(
-                f"data.train.output is null, and {self.given_answers} of rollout.answers ="
-                f" {rollout.answers} are given ones (objective.kind = {self.objective.kind}); name the"
-                + (" column" if self.objective.kind == "lm" else " column, or set objective.sampled_share=1")
+                f"data.train.output is null, and {self.given_answers} of rollout.rollout_batch_size ="
+                f" {rollout.rollout_batch_size} are given ones (objective.kind = {self.objective.kind}); name the"
+                + (" column" if self.objective.kind == "sft" else " column, or set objective.sampled_share=1")
             )
         if self.validation.metric == "reverse_kl" and self.teacher is None:
             found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")
@@ -353,7 +359,7 @@ class RunConfig(Section):
         if self.data.train is None and not self.text_alone:
             found.append(
                 "data.train is missing; set data.train.path, or learn from plain text alone:"
-                " objective.kind=lm and text.path"
+                " objective.kind=sft and text.path"
             )
         held = self.text.validation_blocks if self.text else 0
         if held and not self.text_alone:
@@ -373,7 +379,7 @@ class RunConfig(Section):
         data, found = self.data, []
         if data.template == "chat":
             return found
-        sources = {"train": data.train, "validation": data.validation, "heldout": data.heldout}
+        sources = {"train": data.train, "validation": data.validation, "test": data.test}
         for name, source in sources.items():
             if source is not None and source.messages is not None:
                 found.append(

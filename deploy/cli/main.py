@@ -44,7 +44,7 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
           train: {path: prompts.jsonl}
         out: runs/first
 
-    Any setting can be replaced behind it: `minillm train run.yaml learner.steps=200 rollout.teacher_mix=0`.
+    Any setting can be replaced behind it: `minillm train run.yaml learner.max_steps=200 rollout.teacher_mix=0`.
     `minillm settings` lists all of them. The run's folder gets config.yaml, metrics.jsonl, plots/, rollouts/
     (Parquet), checkpoints/, best/ and last/ (Hugging Face folders). Stopped? `minillm resume FOLDER`.
     A file with `phases` is a chain, such as fine-tuning, MiniLLM, evaluation: one after the other, each in a
@@ -74,7 +74,7 @@ def sft(
     """Fine-tune the student, or the teacher, of RUN.yaml on the answers of data.train.
 
     The loss is on answers only; with a data.validation the best checkpoint is the one of the lowest loss
-    there. It is `minillm train` with other defaults beneath the run file's own settings: objective.kind=lm,
+    there. It is `minillm train` with other defaults beneath the run file's own settings: objective.kind=sft,
     validation.metric=loss, and learner.optimizer lr=5e-5, schedule=cosine, weight_decay=0.01. So one file
     serves both phases; give each a folder:
 
@@ -82,7 +82,7 @@ def sft(
         minillm sft run.yaml out=runs/sft
         minillm train run.yaml out=runs/minillm teacher.path=runs/teacher/best student.path=runs/sft/best
 
-    The teacher is started only where data.heldout or validation.metric ask for the reverse KL. Stopped?
+    The teacher is started only where data.test or validation.metric ask for the reverse KL. Stopped?
     `minillm resume FOLDER`.
     """
     from ..api import load_sft
@@ -103,11 +103,11 @@ def generate(
 ) -> None:
     """Have the teacher of RUN.yaml answer data.train: sequence-level distillation data.
 
-    vLLM draws rollout.samples answers to each prompt on rollout.actors engines, at rollout.temperature, top_p
+    vLLM draws rollout.num_generations answers to each prompt on rollout.num_engines engines, at rollout.temperature, top_p
     and top_k, from the model alone. --out gets answers.jsonl with the columns instruction, input and output
     (or messages) and prompt_id, sample, tokens, finish, ready to be a data.train:
 
-        minillm generate run.yaml --out runs/answers rollout.actors=2
+        minillm generate run.yaml --out runs/answers rollout.num_engines=2
         minillm sft run.yaml data.train.path=runs/answers/answers.jsonl out=runs/seqkd
 
     Stopped? The same command goes on where it was, and refuses other settings. Answers that were cut at
@@ -130,9 +130,9 @@ def resume(
     A chain goes on with the phase that was stopped, and skips those that are finished; `minillm generate`
     goes on with the questions that are not answered yet.
     """
-    from ..pipeline.runner import go_on
+    from ..pipeline.runner import resume_any
 
-    console.print(go_on(folder, console), highlight=False)
+    console.print(resume_any(folder, console), highlight=False)
 
 
 @app.command(name="eval", cls=ManyValues)
@@ -280,8 +280,8 @@ def pretrain_tiny(
         minillm pretrain-tiny --text wiki.txt web.jsonl --out runs/small --layers 2 --tokenizer runs/big/best
 
     OUT/start is the model with random weights. It is trained by an ordinary run whose given answers are
-    blocks of text (data.train=null, objective.kind=lm); some are held out, and their loss chooses OUT/best.
-    Any setting of runs can be replaced: learner.optimizer.lr=1e-3 text.block_tokens=256 learner.ranks=2.
+    blocks of text (data.train=null, objective.kind=sft); some are held out, and their loss chooses OUT/best.
+    Any setting of runs can be replaced: learner.optimizer.lr=1e-3 text.block_tokens=256 learner.world_size=2.
     Templates chat, alpaca and plain all work with it. Stopped? `minillm resume OUT`.
     """
     from ..models.pretrain import Shape, pretrain

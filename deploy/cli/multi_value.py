@@ -19,10 +19,10 @@ class ManyValues(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the flag before each of its values, then parse as ever."""
         flags = {flag for param in self.params if getattr(param, "multiple", False) for flag in param.opts}
-        return super().parse_args(ctx, list(spread(args, flags)))
+        return super().parse_args(ctx, list(repeat_flags(args, flags)))
 
 
-def spread(args: list[str], flags: set[str]) -> Iterator[str]:
+def repeat_flags(args: list[str], flags: set[str]) -> Iterator[str]:
     """`--models A B` as `--models A --models B`, for each of `flags`.
 
     A list ends at the next flag, at a `key=value` and at a YAML file. Raises BadParameter for a flag without

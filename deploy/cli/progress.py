@@ -62,9 +62,9 @@ class Progress:
         if not total:
             return
         self._facts["step"] = _step(done, total, of_tokens)
-        share = min(1.0, max(done / total, of_tokens or 0.0))
-        if share > first:
-            left = (time.monotonic() - since) / (share - first) * (1.0 - share)
+        fraction = min(1.0, max(done / total, of_tokens or 0.0))
+        if fraction > first:
+            left = (time.monotonic() - since) / (fraction - first) * (1.0 - fraction)
             self._left = f"ETA {clock(left)}"
         self._show()
 

@@ -24,7 +24,7 @@ from .errors import Keys, dotted, explain
 
 PATHS = (
     *("student.path", "teacher.path", "text.path"),
-    *("data.train.path", "data.validation.path", "data.heldout.path"),
+    *("data.train.path", "data.validation.path", "data.test.path"),
 )
 """Settings that may name a file or folder."""
 CONFIG_FILE = "config.yaml"
@@ -67,13 +67,13 @@ def read_settings(file: Path | None, overrides: Sequence[str], source: str, faul
     return values
 
 
-def beneath(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
+def merge_defaults(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
     """The settings of `high`, and those of `low` that it does not name."""
     merged = dict(low)
     for key, value in high.items():
         under = merged.get(key)
         if isinstance(under, Mapping) and isinstance(value, Mapping):
-            value = beneath(under, value)
+            value = merge_defaults(under, value)
         merged[key] = value
     return merged
 
@@ -99,7 +99,7 @@ def _read(file: Path, source: str) -> DictConfig:
         raise ConfigError(f"it is not readable YAML: {_one_line(fault)}", source=source) from fault
     if not isinstance(tree, DictConfig):
         raise ConfigError("it is no mapping of settings; start with `student: {path: ...}`", source=source)
-    _settle_paths(tree, [file.parent, Path()])
+    _resolve_paths(tree, [file.parent, Path()])
     return tree
 
 
@@ -108,13 +108,13 @@ def _parse(overrides: Sequence[str], faults: list[str]) -> DictConfig:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            faults.append(f"{override} is no setting; write key.sub=value, such as learner.steps=100")
+            faults.append(f"{override} is no setting; write key.sub=value, such as learner.max_steps=100")
             continue
         try:
             OmegaConf.update(tree, key.strip(), _value(text), force_add=True)
         except (yaml.YAMLError, OmegaConfBaseException, ValueError) as fault:
             faults.append(f"{override} cannot be read: {_one_line(fault)}; put quotes around the value")
-    _settle_paths(tree, [Path()])
+    _resolve_paths(tree, [Path()])
     return tree
 
 
@@ -126,16 +126,16 @@ def _value(text: str) -> Any:
     return values["value"]
 
 
-def _settle_paths(tree: DictConfig, folders: Sequence[Path]) -> None:
+def _resolve_paths(tree: DictConfig, folders: Sequence[Path]) -> None:
     """Make each relative path absolute from the first of `folders` in which it exists."""
     for key in PATHS:
         named = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
         if not isinstance(named, str) or not named:
             continue
-        OmegaConf.update(tree, key, settled(named, folders))
+        OmegaConf.update(tree, key, resolve_path(named, folders))
 
 
-def settled(named: str, folders: Sequence[Path]) -> str:
+def resolve_path(named: str, folders: Sequence[Path]) -> str:
     """The absolute path of what lies in the first of `folders` that has it; else the name as it is."""
     given = Path(named).expanduser()
     found = next((folder / given for folder in folders if (folder / given).exists()), None)
@@ -168,7 +168,7 @@ def validated_as(kind: type[Kind], values: Values, faults: list[str]) -> Kind | 
         faults += [fault for fault in rest.faults() if not any(key in fault for key in told)]
         return None
     faults += config.faults()
-    return config.model_copy(update={"out": config.out.expanduser().resolve()})
+    return config.model_copy(update={"output_dir": config.output_dir.expanduser().resolve()})
 
 
 def _fill(values: Values, keys: Keys) -> None:
@@ -207,9 +207,9 @@ def load_eval(
     source = f"evaluation file {file}" if file else "this evaluation"
     faults: list[str] = []
     values = read_settings(file, overrides, source, faults)
-    settle(values, [file.parent, Path()] if file else [Path()])
+    resolve_listed_paths(values, [file.parent, Path()] if file else [Path()])
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    settle(given, [Path()])
+    resolve_listed_paths(given, [Path()])
     return checked(values | given, faults, source)
 
 
@@ -223,19 +223,19 @@ def checked(values: Values, faults: list[str], source: str) -> EvalConfig:
     return config
 
 
-def settle(values: Values, folders: Sequence[Path]) -> None:
+def resolve_listed_paths(values: Values, folders: Sequence[Path]) -> None:
     """Paths from the first of `folders` that has them; models keep the name under which they were given."""
     for key in ("models", "data"):
         if isinstance(values.get(key), list | tuple):
-            values[key] = [_settled_entry(entry, folders, named=key == "models") for entry in values[key]]
+            values[key] = [_resolved_entry(entry, folders, named=key == "models") for entry in values[key]]
     if values.get("teacher") is not None:
-        values["teacher"] = _settled_entry(values["teacher"], folders, named=True)
+        values["teacher"] = _resolved_entry(values["teacher"], folders, named=True)
 
 
-def _settled_entry(entry: Any, folders: Sequence[Path], *, named: bool) -> Any:
+def _resolved_entry(entry: Any, folders: Sequence[Path], *, named: bool) -> Any:
     if isinstance(entry, str):
         entry = {"path": entry}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
         return entry
     name = {"name": entry.get("name") or entry["path"]} if named else {}
-    return {**entry, **name, "path": settled(entry["path"], folders)}
+    return {**entry, **name, "path": resolve_path(entry["path"], folders)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .loader import Change, Values, beneath
+from .loader import Change, Values, merge_defaults
 
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
 DEFAULTS: dict[str, Any] = {
-    "objective": {"kind": "lm"},
+    "objective": {"kind": "sft"},
     "validation": {"metric": "loss"},
     "learner": {"optimizer": {"lr": 5e-5, "schedule": "cosine", "weight_decay": 1e-2}},
 }
@@ -21,7 +21,7 @@ def as_sft(model: Tuned = "student") -> Change:
     """The change that makes a run file one of fine-tuning `model`; the run's own settings win."""
 
     def change(values: Values, faults: list[str]) -> Values:
-        tuned = beneath(DEFAULTS, values)
+        tuned = merge_defaults(DEFAULTS, values)
         if model == "teacher":
             if not tuned.get("teacher"):
                 faults.append("teacher is missing, and it is the model to fine-tune; set teacher.path")
@@ -29,10 +29,10 @@ def as_sft(model: Tuned = "student") -> Change:
                 tuned |= {"student": tuned["teacher"], "teacher": None}
         objective = tuned["objective"]
         kind = objective.get("kind") if isinstance(objective, dict) else "lm"
-        if kind != "lm":
+        if kind != "sft":
             faults.append(
                 f"objective.kind = {kind}, and fine-tuning learns from given answers alone; set"
-                " objective.kind=lm, or use `minillm train`"
+                " objective.kind=sft, or use `minillm train`"
             )
         return tuned
 
@@ -55,13 +55,17 @@ def as_generation(by: Author = "teacher") -> Change:
         samples = samples if isinstance(samples, int) else 1  # what it is instead is told where it stands
         forced = {
             "objective": {"kind": "minillm", "sampled_share": None},
-            "rollout": {"answers": samples, "teacher_mix": 0},
-            "learner": {"batch_size": samples, "micro_batch": 1, "ranks": 1},
+            "rollout": {"rollout_batch_size": samples, "teacher_mix": 0},
+            "learner": {"batch_size": samples, "micro_batch_size": 1, "world_size": 1},
         }
         data = values.get("data")
         if isinstance(data, dict):
-            values = values | {"data": data | {"validation": None, "heldout": None}}
+            values = values | {"data": data | {"validation": None, "test": None}}
         # A run needs a teacher; here it is the same model, and is never asked.
-        return beneath(values, forced) | {"student": model or {"path": "-"}, "teacher": model, "text": None}
+        return merge_defaults(values, forced) | {
+            "student": model or {"path": "-"},
+            "teacher": model,
+            "text": None,
+        }
 
     return change

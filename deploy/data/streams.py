@@ -16,18 +16,18 @@ import ray
 from ...common.config.run import RunConfig
 from ...common.errors import DataError
 from ...common.types import BatchSummary, Dropped, Passage, Prompt
-from ..runtime.pool import Chunk, pieces_of
+from ..runtime.pool import Chunk, chunked
 from .tokenize import load_blocks, load_passages, load_prompts
 
 
-class Feed:
+class DataStreams:
     """All data of a run, loaded. Raises DataError for what cannot be used."""
 
     def __init__(self, config: RunConfig):
-        self._piece, self._samples = config.rollout.chunk, config.rollout.samples
+        self._piece, self._samples = config.rollout.chunk, config.rollout.num_generations
         self.dropped: list[Dropped] = []
         self.validation: Sequence[Prompt] = ()
-        self.heldout: Sequence[Prompt] = ()
+        self.test: Sequence[Prompt] = ()
         self.validation_answers: Sequence[Passage] = ()
         """Given answers, where their loss chooses the best student."""
         self._prompts: PromptStream[Prompt] | None = None
@@ -44,20 +44,20 @@ class Feed:
         elif config.given_answers:
             kept = self._kept(load_passages(config, "train"))
             self._answers = PromptStream(kept, seed=seed + bool(self._prompts), shuffle=shuffle)
-        if config.text is not None and config.objective.kind != "lm":  # fine-tuning has no term for it
+        if config.text is not None and config.objective.kind != "sft":  # fine-tuning has no term for it
             self._text = PromptStream(load_blocks(config), seed=seed)
         if config.data.validation is not None:
             if config.validation.metric == "loss":
                 self.validation_answers = self._kept(load_passages(config, "validation"))
             else:
                 self.validation = self._kept(load_prompts(config, "validation"))
-        if config.data.heldout is not None:
-            self.heldout = self._kept(load_prompts(config, "heldout"))
+        if config.data.test is not None:
+            self.test = self._kept(load_prompts(config, "test"))
 
     def take_prompts(self, count: int) -> list[Prompt]:
         """The next prompts to answer."""
         assert self._prompts is not None, "this run learns from given answers"
-        return apart(self._prompts.take(count), self._samples)
+        return offset_samples(self._prompts.take(count), self._samples)
 
     def take_answers(self, count: int) -> list[Chunk]:
         """The next given answers, in the object store."""
@@ -71,8 +71,7 @@ class Feed:
     def put(self, passages: Sequence[Passage]) -> list[Chunk]:
         """Passages into the object store, in pieces."""
         return [
-            Chunk(ref=ray.put(list(piece)), summary=sizes(piece))
-            for piece in pieces_of(passages, self._piece)
+            Chunk(ref=ray.put(list(piece)), summary=sizes(piece)) for piece in chunked(passages, self._piece)
         ]
 
     def cursors(self) -> dict[str, dict[str, int]]:
@@ -93,7 +92,7 @@ class Feed:
         return kept.items
 
 
-def apart(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
+def offset_samples(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
     """The prompts; one that comes again gets other sample numbers, and so answers of its own."""
     seen: Counter[str] = Counter()
     found = []
@@ -156,11 +155,11 @@ class PromptStream(Generic[T]):
         self._cursor = state["cursor"]
 
     def _next(self) -> T:
-        number, place = divmod(self._cursor, len(self._items))
+        number, index = divmod(self._cursor, len(self._items))
         if number != self._pass:
             self._pass, self._order = number, self._order_of(number)
         self._cursor += 1
-        return self._items[self._order[place]]
+        return self._items[self._order[index]]
 
     def _order_of(self, number: int) -> Sequence[int]:
         if not self._shuffle:

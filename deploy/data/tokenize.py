@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
-Name = Literal["train", "validation", "heldout"]
+Name = Literal["train", "validation", "test"]
+ID_PREFIX: dict[Name, str] = {"train": "train", "validation": "validation", "test": "heldout"}
+"""How prompt ids begin. Each answer's random numbers depend on its prompt's id, so these stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class _Record:
 def load_prompts(
     config: RunConfig, name: Name, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Kept[Prompt]:
-    """The prompts of data.train, data.validation or data.heldout.
+    """The prompts of data.train, data.validation or data.test.
 
     Raises DataError for data that is missing, empty, lacks a column or has nothing short enough.
     """
@@ -121,7 +123,7 @@ class Blocks(Sequence[Passage]):
     """Plain text in blocks of equal length; each is a passage whose prompt is its first token."""
 
     ids: npt.NDArray[np.int32]  # [N, block_tokens]
-    places: npt.NDArray[np.int64]  # [N], of each block in the text
+    positions: npt.NDArray[np.int64]  # [N], of each block in the text
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,7 +136,7 @@ class Blocks(Sequence[Passage]):
         if isinstance(index, slice):
             raise TypeError("blocks are named by their place: take them one by one")
         block = self.ids[index]
-        return Passage(prompt_id=f"text/{self.places[index]}", prompt_ids=block[:1], answer_ids=block[1:])
+        return Passage(prompt_id=f"text/{self.positions[index]}", prompt_ids=block[:1], answer_ids=block[1:])
 
     def split(self, count: int) -> tuple[Blocks, Blocks]:
         """(the others, `count` held out), the latter evenly spread. Raises DataError if no other is left."""
@@ -145,7 +147,7 @@ class Blocks(Sequence[Passage]):
             )
         held = np.zeros(len(self), bool)
         held[np.arange(count) * len(self) // max(1, count)] = True
-        return Blocks(self.ids[~held], self.places[~held]), Blocks(self.ids[held], self.places[held])
+        return Blocks(self.ids[~held], self.positions[~held]), Blocks(self.ids[held], self.positions[held])
 
 
 def load_blocks(config: RunConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Blocks:
@@ -213,7 +215,7 @@ def _read(data: DataConfig, name: Name, tokenizer: PreTrainedTokenizerBase) -> l
     if source.messages is not None:
         chats = column_of(rows, source.messages, f"{key}.messages", source.path)
         return [
-            _record_of_chat(chat, f"{name}/{n}", data, tokenizer, f"{key}.messages")
+            _record_of_chat(chat, f"{ID_PREFIX[name]}/{n}", data, tokenizer, f"{key}.messages")
             for n, chat in enumerate(chats)
         ]
     return _records_of_columns(rows, source, name, data, tokenizer)
@@ -237,11 +239,11 @@ def _records_of_columns(
         question = plain(instruction, further)
         if data.template == "chat":
             turns = [{"role": "user", "content": question}]
-            prompt = _render_chat(turns, f"{name}/{n}", data, tokenizer)
+            prompt = _render_chat(turns, f"{ID_PREFIX[name]}/{n}", data, tokenizer)
         else:
             prompt = alpaca(instruction, further) if data.template == "alpaca" else question
         answers = _answers(output, f"{key}.output = {source.output}: row {n} of {source.path}")
-        records.append(_Record(f"{name}/{n}", prompt, question, answers))
+        records.append(_Record(f"{ID_PREFIX[name]}/{n}", prompt, question, answers))
     return records
 
 

@@ -58,16 +58,16 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
     out.mkdir(parents=True)
     (out / MARKER).write_text("made by `minillm demo`, which may replace this folder\n", encoding="utf-8")
     with as_file(files(data)) as here, _ray(keep, console):
-        base = load_run(here / "minillm.yaml").model_copy(update={"out": out.resolve()})
-        control = load_run(here / "control.yaml", [f"learner.steps={base.learner.steps}"]).model_copy(
-            update={"out": out.resolve() / "control"}
+        base = load_run(here / "minillm.yaml").model_copy(update={"output_dir": out.resolve()})
+        control = load_run(here / "control.yaml", [f"learner.max_steps={base.learner.max_steps}"]).model_copy(
+            update={"output_dir": out.resolve() / "control"}
         )
-        console.print(WHAT.format(out=out, steps=base.learner.steps))
+        console.print(WHAT.format(out=out, steps=base.learner.max_steps))
         console.rule("MiniLLM")
         ours = train(base, console)
         console.rule("control: further fine-tuning")
         theirs = train(control, console)
-        prompts = [p.text for p in load_prompts(base, "heldout")[:3]]
+        prompts = [p.text for p in load_prompts(base, "test")[:3]]
     plot_run(out / "plots", {"MiniLLM": read_metrics(out), "control": read_metrics(out / "control")})
     summary = _summary(out, ours, theirs, str(base.teacher and base.teacher.path), base.student.path)
     summary["seconds"] = round(time.monotonic() - began, 1)
@@ -108,7 +108,7 @@ def _summary(out: Path, ours: Result, theirs: Result, teacher: str, student: str
     for name, measurement in measured.items():
         assert measurement is not None, "the demo measures held-out prompts"
         if kl := measurement.reverse_kl():
-            figures[f"heldout_reverse_kl_{name}"] = round(kl.mean, 4)
+            figures[f"test_reverse_kl_{name}"] = round(kl.mean, 4)
         if rouge := measurement.rouge_l():
             figures[f"rouge_l_{name}"] = round(rouge.mean, 3)
     return figures | {

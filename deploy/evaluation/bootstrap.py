@@ -29,7 +29,7 @@ class Interval:
     high: float
     prompts: int
 
-    def apart(self, other: Interval) -> bool:
+    def disjoint_from(self, other: Interval) -> bool:
         """Whether the two intervals do not touch."""
         return self.low > other.high or other.low > self.high
 
@@ -56,9 +56,9 @@ def resamples(units: int, draws: int = DRAWS, seed: int = 0) -> Reals:
     return counts
 
 
-def band(values: npt.NDArray[np.float64], share: float = SHARE) -> tuple[Reals, Reals]:
+def band(values: npt.NDArray[np.float64], fraction: float = SHARE) -> tuple[Reals, Reals]:
     """Lower and upper edge [...] of draws [D, ...]; draws without a value (nan) do not count."""
-    edge = (1 - share) / 2
+    edge = (1 - fraction) / 2
     known = ~np.isnan(values).all(0)
     low, high = np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
     if known.any():
@@ -93,10 +93,10 @@ class Tally:
         counts: npt.ArrayLike,
     ) -> Tally:
         """Add up answers, given by their prompt, seed, total and count; at least one."""
-        units, place = np.unique(np.asarray(prompt_ids), return_inverse=True)
+        units, index = np.unique(np.asarray(prompt_ids), return_inverse=True)
         runs, row = np.unique(np.asarray(seeds), return_inverse=True)
         shape = len(runs), len(units)
-        flat = row * len(units) + place
+        flat = row * len(units) + index
 
         def added(values: npt.ArrayLike) -> Reals:
             weights = np.asarray(values, dtype=np.float64)
@@ -119,15 +119,15 @@ class Tally:
         weights = resamples(len(self.prompt_ids), draws, seed)
         return ratio(weights @ self.totals.T, weights @ self.counts.T).mean(1)
 
-    def interval(self, *, share: float = SHARE, draws: int = DRAWS, seed: int = 0) -> Interval:
+    def interval(self, *, fraction: float = SHARE, draws: int = DRAWS, seed: int = 0) -> Interval:
         """The value with its interval; prompts are drawn with replacement, the same ones for every seed."""
-        low, high = band(self.draws(draws, seed), share)
+        low, high = band(self.draws(draws, seed), fraction)
         return Interval(mean=self.value(), low=float(low), high=float(high), prompts=self.prompts)
 
     def only(self, prompt_ids: Sequence[str]) -> Tally:
         """The same for some of the prompts, in their order."""
-        place = {prompt: i for i, prompt in enumerate(self.prompt_ids)}
-        kept = [place[prompt] for prompt in prompt_ids]
+        index = {prompt: i for i, prompt in enumerate(self.prompt_ids)}
+        kept = [index[prompt] for prompt in prompt_ids]
         return Tally(prompt_ids=tuple(prompt_ids), totals=self.totals[:, kept], counts=self.counts[:, kept])
 
 
@@ -136,17 +136,17 @@ def ratio_interval(
     totals: npt.ArrayLike,
     counts: npt.ArrayLike,
     *,
-    share: float = SHARE,
+    fraction: float = SHARE,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
     """Interval of sum(totals) / sum(counts) over answers, prompts drawn with replacement."""
     tally = Tally.of(prompt_ids, [0] * len(prompt_ids), totals, counts)
-    return tally.interval(share=share, draws=draws, seed=seed)
+    return tally.interval(fraction=fraction, draws=draws, seed=seed)
 
 
 def paired_difference(
-    first: Tally, second: Tally, *, share: float = SHARE, draws: int = DRAWS, seed: int = 0
+    first: Tally, second: Tally, *, fraction: float = SHARE, draws: int = DRAWS, seed: int = 0
 ) -> Difference | None:
     """Paired bootstrap test of second - first on the prompts that both answered; None if there are none.
 
@@ -158,7 +158,7 @@ def paired_difference(
         return None
     first, second = first.only(common), second.only(common)
     differences = second.draws(draws, seed) - first.draws(draws, seed)
-    low, high = band(differences, share)
+    low, high = band(differences, fraction)
     known = differences[~np.isnan(differences)]
     beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return Difference(

@@ -52,10 +52,10 @@ def choices(
 def reliability(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = BINS) -> tuple[Bin, ...]:
     """The table of a reliability diagram: `bins` bins of equal width over [0, 1]."""
     confidence, right = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
-    place, edges = _places(confidence, bins), np.linspace(0, 1, bins + 1)
+    index, edges = _bundles(confidence, bins), np.linspace(0, 1, bins + 1)
     table = []
     for number in range(bins):
-        inside = place == number
+        inside = index == number
         table.append(
             Bin(
                 low=float(edges[number]),
@@ -73,7 +73,7 @@ def calibration_error(
     right: npt.ArrayLike,
     *,
     bins: int = BINS,
-    share: float = SHARE,
+    fraction: float = SHARE,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
@@ -85,12 +85,12 @@ def calibration_error(
     confidence, right = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
     # |B| (accuracy - confidence) is the sum of (right - confidence) over the bin.
     gaps = np.zeros((len(confidence), bins))
-    gaps[np.arange(len(confidence)), _places(confidence, bins)] = right - confidence
-    low, high = band(np.abs(resamples(len(gaps), draws, seed) @ gaps).sum(1) / len(gaps), share)
+    gaps[np.arange(len(confidence)), _bundles(confidence, bins)] = right - confidence
+    low, high = band(np.abs(resamples(len(gaps), draws, seed) @ gaps).sum(1) / len(gaps), fraction)
     value = np.abs(gaps.sum(0)).sum() / len(gaps)
     return Interval(mean=float(value), low=float(low), high=float(high), prompts=len(gaps))
 
 
-def _places(confidence: Reals, bins: int) -> npt.NDArray[np.int64]:
+def _bundles(confidence: Reals, bins: int) -> npt.NDArray[np.int64]:
     # Rounded first: 0.3 x 10 is 3.0000000000000004 in some writings of 0.3, and would land a bin too high.
     return np.clip(np.ceil(np.round(confidence * bins, 9)) - 1, 0, bins - 1).astype(np.int64)

@@ -71,7 +71,7 @@ def exposure_bias(
     teacher: Sequence[Divergences],
     *,
     ended: Ended = "left_out",
-    share: float = SHARE,
+    fraction: float = SHARE,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ExposureBias:
@@ -85,7 +85,7 @@ def exposure_bias(
     own, given = _sums(student, units, length, ended), _sums(teacher, units, length, ended)
     once = np.ones((1, len(units)))
     values = _curves(once, own, given)
-    bands = [band(drawn, share) for drawn in _curves(resamples(len(units), draws, seed), own, given)]
+    bands = [band(drawn, fraction) for drawn in _curves(resamples(len(units), draws, seed), own, given)]
     accumulated, per_step, excess = (
         Curve(value=value[0], low=low, high=high) for value, (low, high) in zip(values, bands, strict=True)
     )

@@ -18,8 +18,8 @@ from ...common.config.eval import METRICS, NEED_ANSWERS, NEED_REFERENCES, EvalCo
 from ...common.types import SamplingSpec
 from ..cli.progress import Progress
 from ..data.streams import sizes
-from ..runtime.pool import Chunk, pieces_of
-from ..runtime.workers import EvalCast
+from ..runtime.pool import Chunk, chunked
+from ..runtime.workers import EvalWorkerGroup
 from ..training.metrics_log import summary_of
 from .buckets import LENGTH_BUCKETS, length_bucket, num_words
 from .calibration import choices as chosen
@@ -42,21 +42,21 @@ def samples_answers(config: EvalConfig, task: Task) -> bool:
     return not task.is_classification and any(config.wants(metric) for metric in NEED_ANSWERS)
 
 
-class Examination:
+class ModelEval:
     """One model on one data set."""
 
     def __init__(
-        self, config: EvalConfig, folder: EvalFolder, model: str, task: Task, players: EvalCast,
+        self, config: EvalConfig, folder: EvalFolder, model: str, task: Task, workers: EvalWorkerGroup,
         progress: Progress, shared: TeacherAnswers, *, compares: bool, vocabulary: int,
     ):  # fmt: skip
         """`compares`: whether figures that need the teacher are taken."""
         self._config, self._folder, self._task, self._compares = config, folder, task, compares
-        self._shared, self._progress, self._players = shared, progress, players
+        self._shared, self._progress, self._workers = shared, progress, workers
         self._vocabulary = vocabulary
         taken = tuple(metric for metric in METRICS if config.wants(metric))
         self._part = Part(model=model, data=task.name, metrics=taken)
 
-    def at_all(self) -> Part:
+    def run(self) -> Part:
         """Every figure that the settings want and the data allow."""
         task, part = self._task, self._part
         if task.is_classification:
@@ -104,9 +104,9 @@ class Examination:
         by_seed: dict[int, list[Chunk]] = {}
         for number, seed in enumerate(self._config.seed_numbers):
             self._phase("answering")
-            tell = self._counting(count * self._config.seeds, count * number)
-            by_seed[seed] = self._players.roll(task.prompts, self._spec(seed), tell)
-            graded = self._players.grade(
+            tell = self._counting(count * self._config.num_seeds, count * number)
+            by_seed[seed] = self._workers.generate(task.prompts, self._spec(seed), tell)
+            graded = self._workers.grade(
                 by_seed[seed],
                 seed=seed,
                 prompts=task.questions,
@@ -123,7 +123,7 @@ class Examination:
         part = self._part
         self._phase("measuring its answers")
         chunks = [chunk for found in by_seed.values() for chunk in found]
-        own = self._players.measure(chunks, compare=True, done=self._counting(len(part.answers)))
+        own = self._workers.measure(chunks, compare=True, done=self._counting(len(part.answers)))
         assert [m.prompt_id for m in own] == [a.prompt_id for a in part.answers], "in their order"
         part.answers = [
             replace(a, reverse_kl=_sum(m.reverse_kl), forward_kl=_sum(m.forward_kl))
@@ -132,7 +132,7 @@ class Examination:
         if self._config.wants("ex_acc_err"):
             given = self._teacher_answers()
             self._phase("measuring the teacher's answers")
-            theirs = self._players.measure(given, compare=True, done=self._counting(len(part.answers)))
+            theirs = self._workers.measure(given, compare=True, done=self._counting(len(part.answers)))
             bias = exposure_bias(_divergences(own), _divergences(theirs), ended=self._config.ended)
             part.exposure = exposure_rows(part.model, part.data, bias)
 
@@ -142,11 +142,11 @@ class Examination:
         key = self._task.name, zlib.crc32(seen), self._vocabulary
         if key not in self._shared.chunks:
             self._phase("the teacher answers")
-            tell = self._counting(len(self._task.prompts) * self._config.seeds)
+            tell = self._counting(len(self._task.prompts) * self._config.num_seeds)
             self._shared.chunks[key] = [
                 chunk
                 for seed in self._config.seed_numbers
-                for chunk in self._players.roll(self._task.prompts, self._spec(seed, 1.0), tell)
+                for chunk in self._workers.generate(self._task.prompts, self._spec(seed, 1.0), tell)
             ]
         return self._shared.chunks[key]
 
@@ -154,19 +154,19 @@ class Examination:
         self._phase("reading given answers")
         chunks = [
             Chunk(ref=ray.put(list(piece)), summary=sizes(piece))
-            for piece in pieces_of(self._task.given, self._config.engine.chunk)
+            for piece in chunked(self._task.given, self._config.engine.chunk)
         ]
         tell = self._counting(len(self._task.given))
         self._part.given = [
             GivenFigures(prompt_id=m.prompt_id, nll=-_total(m.logprobs), tokens=len(m.logprobs))
-            for m in self._players.measure(chunks, compare=False, done=tell)
+            for m in self._workers.measure(chunks, compare=False, done=tell)
         ]
 
     def _classify(self) -> None:
         self._phase("choosing among labels")
         for group in self._task.choices:
             tell = self._counting(len(group.prompts))
-            found = self._players.choose(group.prompts, group.labels, tell)
+            found = self._workers.choose(group.prompts, group.labels, tell)
             probabilities, mass = label_probabilities(np.stack([one.logprobs for one in found]))
             confidence, right = chosen(probabilities, group.right)
             self._part.labels += [

@@ -222,11 +222,11 @@ def _seed_rows(part: Part, metric: str, bucket: str, tally: Tally | None) -> Ite
     seeds = sorted({a.seed for a in part.answers})
     prompts = set(tally.prompt_ids)
     answers = [a for a in part.answers if a.prompt_id in prompts]
-    for place, seed in enumerate(seeds):
+    for index, seed in enumerate(seeds):
         alone = Tally(
             prompt_ids=tally.prompt_ids,
-            totals=tally.totals[place : place + 1],
-            counts=tally.counts[place : place + 1],
+            totals=tally.totals[index : index + 1],
+            counts=tally.counts[index : index + 1],
         )
         count = sum(a.seed == seed for a in answers)
         yield _row(part, metric, bucket, seed, *_figures(alone), count)

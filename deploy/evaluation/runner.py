@@ -21,9 +21,9 @@ from ..models.inspect import ModelFacts, describe_model, load_tokenizer, shape_o
 from ..preflight.rules import cache_faults, model_faults
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
-from ..runtime.workers import EvalCast, eval_cast
+from ..runtime.workers import EvalWorkerGroup, start_eval_workers
 from ..training.metrics_log import summary_of
-from .model_eval import Examination, TeacherAnswers, samples_answers
+from .model_eval import ModelEval, TeacherAnswers, samples_answers
 from .rows import Part, Row, comparisons_of, rows_of
 from .store import EvalFolder, mark_of
 from .tasks import Task, load_task
@@ -56,7 +56,7 @@ class _Candidate:
     marks: tuple[str, ...]
 
 
-class _Found:
+class ResultStore:
     """What is measured: kept by earlier calls, then part by part. results.json always holds all of it."""
 
     def __init__(self, folder: EvalFolder, candidates: Sequence[_Candidate], wanted: Sequence[str]):
@@ -114,13 +114,13 @@ def evaluate(config: EvalConfig, console: Console | None = None) -> Evaluation:
     console = console or Console()
     if faults := config.faults():
         raise ConfigError(*faults, source="this evaluation")
-    folder = EvalFolder(config.out)
+    folder = EvalFolder(config.output_dir)
     with Progress(console) as progress:
         progress.phase("looking at models and data")
-        candidates = look(config)
+        candidates = preflight(config)
         folder.open(config)
         _tell_drops(candidates, progress)
-        found = _Found(folder, candidates, _wanted(config))
+        found = ResultStore(folder, candidates, _wanted(config))
         _measure_all(config, folder, candidates, found, progress)
     parts = found.parts()
     comparisons = comparisons_of(parts)
@@ -144,10 +144,11 @@ def report_evaluation(evaluation: Evaluation) -> Group:
     )
 
 
-def look(config: EvalConfig) -> list[_Candidate]:
+def preflight(config: EvalConfig) -> list[_Candidate]:
     """All that can be found wrong without machines. Raises ConfigError, ModelError or DataError."""
     return [
-        _look(config, model, name) for model, name in zip(config.models, config.model_names(), strict=True)
+        _preflight(config, model, name)
+        for model, name in zip(config.models, config.model_names(), strict=True)
     ]
 
 
@@ -155,7 +156,7 @@ def _wanted(config: EvalConfig) -> list[str]:
     return [metric for metric in METRICS if config.wants(metric)]
 
 
-def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
+def _preflight(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
     """All that can be found wrong of one model without machines."""
     key = f"models[{name}]"
     compares = any(config.wants(metric) for metric in NEED_TEACHER) and not _same(model, config.teacher)
@@ -172,7 +173,7 @@ def _look(config: EvalConfig, model: EvalModel, name: str) -> _Candidate:
         try:
             task = load_task(config, data, data_name, model, tokenizer, _least(facts, teacher))
         except DataError as fault:
-            told = str(fault).replace("data.heldout", f"data[{data_name}]")
+            told = str(fault).replace("data.test", f"data[{data_name}]")
             raise DataError(_in_our_words(told)) from fault
         tasks.append(task)
     _refuse_impossible(config, tasks)
@@ -239,7 +240,7 @@ def _measure_all(
     config: EvalConfig,
     folder: EvalFolder,
     candidates: Sequence[_Candidate],
-    found: _Found,
+    found: ResultStore,
     progress: Progress,
 ) -> None:
     total = sum(len(candidate.tasks) for candidate in candidates)
@@ -251,7 +252,7 @@ def _measure_all(
                 progress.say(f"Ray dashboard: {dashboard}")
             progress.start_steps(len(found), total)
             shared = TeacherAnswers()
-            with _Stage(config, progress) as stage:
+            with WorkerReuse(config, progress) as stage:
                 for candidate in candidates:
                     missing = [
                         (task, mark)
@@ -264,37 +265,39 @@ def _measure_all(
                             progress.step(len(found))
 
 
-class _Stage:
+class WorkerReuse:
     """The actors of one model, which go on to the next one where it has the same shape."""
 
     def __init__(self, config: EvalConfig, progress: Progress):
         self.progress = progress
         self._config, self._open = config, ExitStack()
         self._key: tuple[Any, ...] | None = None
-        self._players: EvalCast | None = None
+        self._workers: EvalWorkerGroup | None = None
 
-    def __enter__(self) -> _Stage:
+    def __enter__(self) -> WorkerReuse:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def players(self, candidate: _Candidate, *, samples: bool, reads: bool) -> EvalCast:
+    def workers(self, candidate: _Candidate, *, samples: bool, reads: bool) -> EvalWorkerGroup:
         """The actors, all of this model."""
         model, vocabulary, compares = candidate.model, candidate.vocabulary, candidate.compares
         key = shape_of(model), vocabulary, samples, reads, compares
-        if self._players is not None and key == self._key:
+        if self._workers is not None and key == self._key:
             self.progress.phase(f"{candidate.name}: loading weights")
-            self._players.become(model)
-            return self._players
+            self._workers.swap_model(model)
+            return self._workers
         self._open.close()
-        self._key, self._players = None, None
+        self._key, self._workers = None, None
         self.progress.phase(f"{candidate.name}: starting actors")
-        players = self._open.enter_context(
-            eval_cast(self._config, model, vocabulary, samples=samples, reads=reads, compares=compares)
+        workers = self._open.enter_context(
+            start_eval_workers(
+                self._config, model, vocabulary, samples=samples, reads=reads, compares=compares
+            )
         )
-        self._key, self._players = key, players
-        return players
+        self._key, self._workers = key, workers
+        return workers
 
 
 def _measure_model(
@@ -303,22 +306,22 @@ def _measure_model(
     candidate: _Candidate,
     missing: Sequence[tuple[Task, str]],
     shared: TeacherAnswers,
-    stage: _Stage,
+    stage: WorkerReuse,
 ) -> Iterator[Part]:
     """Each missing part of one model, kept as soon as it is whole."""
     samples = any(samples_answers(config, task) for task, _ in missing)
     reads = candidate.compares or any(
         task.is_classification or (config.wants("lm_loss") and task.given) for task, _ in missing
     )
-    players = stage.players(candidate, samples=samples, reads=reads)
+    workers = stage.workers(candidate, samples=samples, reads=reads)
     for task, mark in missing:
         kept = folder.kept(candidate.name, task.name, mark)
         # What an earlier call measured stays, and is measured with the rest.
         metrics = {*_wanted(config), *(kept.metrics if kept is not None else ())}
         whole = config.model_copy(update={"metrics": tuple(sorted(metrics))})
-        part = Examination(
-            whole, folder, candidate.name, task, players, stage.progress, shared,
+        part = ModelEval(
+            whole, folder, candidate.name, task, workers, stage.progress, shared,
             compares=candidate.compares, vocabulary=candidate.vocabulary,
-        ).at_all()  # fmt: skip
+        ).run()  # fmt: skip
         folder.keep(part, mark)
         yield part

@@ -73,7 +73,7 @@ def load_task(
     Raises DataError for what cannot be used.
     """
     run = config.as_run(model, data)
-    prompts = load_prompts(run, "heldout", tokenizer)
+    prompts = load_prompts(run, "test", tokenizer)
     dropped = [
         replace(
             drop,
@@ -103,9 +103,7 @@ def _given(
     """The given answers that the model can read, and those that are left out of lm_loss."""
     limit = config.max_reference_tokens
     longer = run.rollout.model_copy(update={"max_new_tokens": limit})
-    passages = load_passages(
-        run.model_copy(update={"rollout": longer}), "heldout", tokenizer, may_be_none=True
-    )
+    passages = load_passages(run.model_copy(update={"rollout": longer}), "test", tokenizer, may_be_none=True)
     kept: list[Passage] = []
     told = [
         (drop.prompt_id, drop.detail.replace("rollout.max_new_tokens", "max_reference_tokens"))

@@ -209,9 +209,9 @@ def compare_tokenizers(
     one, two = student(PROBE)["input_ids"], teacher(PROBE)["input_ids"]
     if one != two:
         pairs = zip(one, two, strict=False)
-        place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
-        ours_here = student.convert_ids_to_tokens(one[place : place + 3])
-        theirs_here = teacher.convert_ids_to_tokens(two[place : place + 3])
+        index = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
+        ours_here = student.convert_ids_to_tokens(one[index : index + 3])
+        theirs_here = teacher.convert_ids_to_tokens(two[index : index + 3])
         raise ModelError(
             "student and teacher have the same tokens but cut text differently: where the student reads"
             f" {ours_here} the teacher reads {theirs_here}{way_out}"

@@ -46,7 +46,7 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
         "rollout.teacher_mix": config.rollout.teacher_mix,
         "rollout.temperature": config.rollout.temperature,
         "learner.batch_size": config.learner.batch_size,
-        "learner.inner_epochs": config.learner.inner_epochs,
+        "learner.num_iterations": config.learner.num_iterations,
         "learner.optimizer.lr": config.learner.optimizer.lr,
         "training data": " and ".join(part.path for part in (config.data.train, config.text) if part),
         "seed": config.seed,
@@ -63,7 +63,7 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
             "kd": f"distillation by {config.objective.divergence}",
         }[config.objective.kind],
         step=step,
-        steps=config.learner.steps,
+        steps=config.learner.max_steps,
         settings="\n".join(f"| {k} | {v} |" for k, v in settings.items()),
         measured="\n".join(f"| {k} | {v:.4g} |" for k, v in measured.items()) or "| nothing | |",
     )
@@ -71,6 +71,6 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
 
 
 def _origin(config: RunConfig) -> str:
-    if config.objective.kind == "lm" or config.teacher is None:
+    if config.objective.kind == "sft" or config.teacher is None:
         return f"`{config.student.path}`, fine-tuned"
     return f"A student of `{config.teacher.path}`, started from `{config.student.path}`"

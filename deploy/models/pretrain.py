@@ -18,7 +18,7 @@ from ...common.config.data import TextConfig
 from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import ConfigError
 from ..api import train
-from ..config.loader import Values, beneath, read_settings, validated
+from ..config.loader import Values, merge_defaults, read_settings, validated
 from ..data.readers import documents
 from ..data.tokenize import eos_id
 from ..preflight.rules import CPU_HEAD_DIMS
@@ -45,15 +45,15 @@ HEAD_DIM = CPU_HEAD_DIMS[0]
 SETS = 8
 """Batches in one set of blocks: how often one can validate or save."""
 DEFAULTS: dict[str, Any] = {
-    "objective": {"kind": "lm"},
+    "objective": {"kind": "sft"},
     "text": {"block_tokens": 128, "validation_blocks": 64},
     "learner": {
         "batch_size": 64,
-        "micro_batch": 16,
+        "micro_batch_size": 16,
         "optimizer": {"lr": 3e-3, "weight_decay": 0.1, "schedule": "cosine"},
     },
-    "validation": {"every": 100},
-    "checkpoint_every": 500,
+    "eval_steps": 100,
+    "save_steps": 500,
 }
 """What a run from nothing has other than distillation."""
 
@@ -108,17 +108,17 @@ def plan(files: Sequence[Path], out: Path, steps: int, overrides: Sequence[str],
     own: Values = {
         "student": {"path": str((out / "start").absolute())},
         "text": {"path": str(text.expanduser().absolute())},
-        "learner": {"steps": steps},
+        "learner": {"max_steps": steps},
         "out": str(out),
     }
-    asked = beneath(beneath(DEFAULTS, own), values)
+    asked = merge_defaults(merge_defaults(DEFAULTS, own), values)
     learner = asked["learner"]
     if isinstance(learner, dict):
         total, batch = learner.get("steps"), learner.get("batch_size")
         if isinstance(batch, int):
-            asked = beneath({"rollout": {"answers": SETS * batch}}, asked)
+            asked = merge_defaults({"rollout": {"rollout_batch_size": SETS * batch}}, asked)
         if isinstance(total, int):
-            asked = beneath({"learner": {"optimizer": {"warmup_steps": min(100, total // 10)}}}, asked)
+            asked = merge_defaults({"learner": {"optimizer": {"warmup_steps": min(100, total // 10)}}}, asked)
     config = validated(asked, faults)
     if faults or config is None:
         raise ConfigError(*faults, source="pretrain-tiny")
@@ -140,14 +140,14 @@ def pretrain(
     Raises ConfigError, DataError or ModelError before anything is trained.
     """
     config = plan(files, out, steps, overrides, shape)
-    RunFolder(config.out).refuse_to_overwrite()
+    RunFolder(config.output_dir).refuse_to_overwrite()
     texts = [text for file in files for text in documents(TextConfig(path=str(file.expanduser())))]
     known = load_tokenizer(ModelConfig(path=str(tokenizer)), "--tokenizer") if tokenizer else None
     words = known or train_tokenizer(texts, shape.vocabulary)
     eos_id(words)
     if len(files) > 1:
-        config.out.mkdir(parents=True, exist_ok=True)
-        with (config.out / "text.jsonl").open("w", encoding="utf-8") as rows:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        with (config.output_dir / "text.jsonl").open("w", encoding="utf-8") as rows:
             rows.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     size = make_model(shape, words, Path(config.student.path), seed=config.seed)
     screen = console or Console()

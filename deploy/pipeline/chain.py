@@ -15,7 +15,7 @@ import yaml
 
 from ...common.errors import ConfigError
 from ..config.loader import Values, read_settings
-from .phases import KINDS, Kind, Paths, paths_of, settle_paths
+from .phases import KINDS, Kind, Paths, paths_of, resolve_paths
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FREE = ("cluster", "out")
@@ -57,7 +57,7 @@ def is_chain(file: Path | str) -> bool:
 
 
 def load_chain(file: Path | str, overrides: Sequence[str] = ()) -> Chain:
-    """Read a chain; overrides say `phases.sft.learner.steps=100`, `base.seed=3` or `out=...`.
+    """Read a chain; overrides say `phases.sft.learner.max_steps=100`, `base.seed=3` or `out=...`.
 
     Raises ConfigError with every fault of every phase.
     """
@@ -67,23 +67,23 @@ def load_chain(file: Path | str, overrides: Sequence[str] = ()) -> Chain:
     if not isinstance(given, str):
         raise ConfigError(*faults, "out is missing; set out=..., the folder of all phases", source=source)
     out = Path(given).expanduser().resolve()
-    # Read again, so that ${out} is a path that holds wherever one stands.
-    tree = read_settings(file, [*overrides, f"out={json.dumps(str(out))}"], source, [])
+    # Read again, so that ${output_dir} is a path that holds wherever one stands.
+    tree = read_settings(file, [*overrides, f"output_dir={json.dumps(str(out))}"], source, [])
     faults += _tree_faults(tree)
     if faults:
         raise ConfigError(*faults, source=source)
     folders = [file.parent, Path()]
-    base = settle_paths(tree.get("base") or {}, folders)
-    settled = {name: settle_paths(own, folders) for name, own in tree["phases"].items()}
+    base = resolve_paths(tree.get("base") or {}, folders)
+    resolve_path = {name: resolve_paths(own, folders) for name, own in tree["phases"].items()}
     found: dict[str, list[str]] = {}
-    phases = [_phase(name, own, base, out, found) for name, own in settled.items()]
+    phases = [_phase(name, own, base, out, found) for name, own in resolve_path.items()]
     whole = [phase for phase in phases if phase is not None]
     for phase in whole:
-        for fault in _promise_faults(phase, _made_before(phase.name, settled, out)):
+        for fault in _promise_faults(phase, _made_before(phase.name, resolve_path, out)):
             found.setdefault(fault, []).append(phase.name)
     if found:
         raise ConfigError(*_lines(found), source=source)
-    kept = {"out": str(out), "base": base, "phases": settled}
+    kept = {"out": str(out), "base": base, "phases": resolve_path}
     return Chain(out=out, phases=tuple(whole), tree=kept)
 
 

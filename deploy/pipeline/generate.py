@@ -30,10 +30,10 @@ from ..config.presets import Author, as_generation
 from ..data.readers import Questions
 from ..data.tokenize import Kept, load_prompts
 from ..models.inspect import describe_model, load_tokenizer
-from ..preflight.check import attempt, together
+from ..preflight.check import collect_error, merge_errors
 from ..preflight.rules import cache_faults, max_tokens, model_faults, resource_faults
 from ..runtime.cluster import cluster
-from ..runtime.placement import Place, Reservation, places
+from ..runtime.placement import Bundle, Reservation, bundles
 from ..runtime.pool import Pool, result_of
 from ..runtime.workers import wait_for
 from ..training.metrics_log import summary_of
@@ -52,7 +52,7 @@ MATTERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What is asked for: answers by config.student, into config.out."""
+    """What is asked for: answers by config.student, into config.output_dir."""
 
     config: RunConfig
     by: Author
@@ -78,20 +78,20 @@ class Work:
     vocabulary: int
 
 
-def engines(config: RunConfig) -> list[Place]:
+def engines(config: RunConfig) -> list[Bundle]:
     """The rollout actors of a run, which are all that a generation needs."""
-    return [place for place in places(config, os.cpu_count() or 1) if place.role == "rollout"]
+    return [index for index in bundles(config, os.cpu_count() or 1) if index.role == "rollout"]
 
 
 def load_generation(
     path: Path | str, overrides: Sequence[str], *, out: Path, by: Author = "teacher", keep_cut: bool = False
 ) -> Generation:
     """Read a run file as one that has `by` answer data.train. Raises ConfigError as `load_run` does."""
-    config = load_run(path, [*overrides, f"out={out}"], as_generation(by))
+    config = load_run(path, [*overrides, f"output_dir={out}"], as_generation(by))
     return Generation(config=config, by=by, keep_cut=keep_cut)
 
 
-def begun(folder: Path) -> Generation | None:
+def find_existing(folder: Path) -> Generation | None:
     """The generation whose answers are in `folder`; None if it holds something else."""
     file = folder / CONFIG_FILE
     if not file.exists() or not file.read_text(encoding="utf-8").startswith(HEAD):
@@ -102,24 +102,26 @@ def begun(folder: Path) -> Generation | None:
         options.update({key: values.pop(key) for key in ("do", "by", "keep_cut")})
         return values
 
-    config = load_run(file, [f"out={json.dumps(str(folder))}"], change)
+    config = load_run(file, [f"output_dir={json.dumps(str(folder))}"], change)
     return Generation(config=config, by=options["by"], keep_cut=options["keep_cut"])
 
 
-def look(asked: Generation) -> Work:
+def preflight(asked: Generation) -> Work:
     """All that can be found wrong without machines, as `check.check_run` does it for runs."""
     found: list[MinillmError] = []
     config, by = asked.config, asked.by
     faults = config.faults() + resource_faults(config, engines(config))
-    facts = attempt(found, describe_model, config.student, by)
-    tokenizer = attempt(found, load_tokenizer, config.student, by) if facts is not None else None
+    facts = collect_error(found, describe_model, config.student, by)
+    tokenizer = collect_error(found, load_tokenizer, config.student, by) if facts is not None else None
     if facts is not None:
         faults += model_faults(config, by, facts, in_engine=True) + cache_faults(config, facts, None)
-    prompts = attempt(found, load_prompts, config, "train", tokenizer) if tokenizer is not None else None
+    prompts = (
+        collect_error(found, load_prompts, config, "train", tokenizer) if tokenizer is not None else None
+    )
     if faults:
         found.insert(0, ConfigError(*faults))
     if found:
-        raise together(found)
+        raise merge_errors(found)
     assert facts is not None, "no fault, so there is a model"
     assert tokenizer is not None, "no fault, so there is a tokenizer"
     assert prompts is not None, "no fault, so there are prompts"
@@ -132,9 +134,9 @@ def generate(asked: Generation, console: Console | None = None) -> Generated:
     Raises ConfigError if answers were begun there with other settings, and DataError if every answer was cut.
     """
     began, config = time.monotonic(), asked.config
-    folder = config.out
+    folder = config.output_dir
     refuse_other_settings(config)
-    work = look(asked)
+    work = preflight(asked)
     _mark(folder, work.prompts)
     _save(asked)
     with Progress(console or Console()) as progress:
@@ -171,24 +173,26 @@ def _save(asked: Generation) -> None:
     tree = {"do": "generate", "by": "student", "keep_cut": asked.keep_cut} | config.model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     head = f"{HEAD}; here the {asked.by} that answers is called student.\n"
-    (config.out / CONFIG_FILE).write_text(head + text, encoding="utf-8")
+    (config.output_dir / CONFIG_FILE).write_text(head + text, encoding="utf-8")
 
 
 def refuse_other_settings(config: RunConfig) -> None:
     """Answers of one folder are all drawn in one way; only the machines may change. Raises ConfigError."""
-    file = config.out / CONFIG_FILE
+    file = config.output_dir / CONFIG_FILE
     if not file.exists():
         return
-    begun = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(begun, dict) or begun.get("do") != "generate":
-        raise ConfigError(f"{config.out} holds something other than answers; choose another folder (--out)")
+    find_existing = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(find_existing, dict) or find_existing.get("do") != "generate":
+        raise ConfigError(
+            f"{config.output_dir} holds something other than answers; choose another folder (--out)"
+        )
     now = config.model_dump(mode="json")
     faults = []
     for key in MATTERS:
-        before, after = _at(begun, key), _at(now, key)
+        before, after = _at(find_existing, key), _at(now, key)
         if before != after:
             faults.append(
-                f"{key} = {after}, and the answers in {config.out} were begun with {before}; set it back, or"
+                f"{key} = {after}, and the answers in {config.output_dir} were begun with {before}; set it back, or"
                 " write into another folder (--out)"
             )
     if faults:
@@ -236,7 +240,7 @@ def _draw_with(
 ) -> None:
     rollout = config.rollout
     writer: Any = PartsActor.options(**reserved.writer_options()).remote(
-        "writer", load_tokenizer(config.student, "model"), str(config.out)
+        "writer", load_tokenizer(config.student, "model"), str(config.output_dir)
     )
     pool = Pool.of(
         [
@@ -254,7 +258,7 @@ def _draw_with(
         temperature=rollout.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
-        samples=rollout.samples,
+        samples=rollout.num_generations,
         seed=zlib.crc32(f"{config.seed}/generate".encode()),
     )
     assert config.data.train is not None, "a run that samples has prompts"
@@ -262,14 +266,14 @@ def _draw_with(
 
     def call(actor: Any, piece: range) -> tuple[Any, Any]:
         prompts = list(work.prompts[piece.start : piece.stop])
-        answers, summary = actor.roll.options(num_returns=2).remote(prompts, spec)
+        answers, summary = actor.generate.options(num_returns=2).remote(prompts, spec)
         # What is kept is the writer's word: the answers themselves leave the object store with it.
         return writer.write.remote(piece.start, questions.of(prompts), answers), summary
 
     try:
         wait_for(everyone, config.cluster.start_timeout_s)
-        told = _Told(progress, behind * rollout.samples, len(work.prompts) * rollout.samples)
-        written = pool.spread(left, call, told)
+        told = _Told(progress, behind * rollout.num_generations, len(work.prompts) * rollout.num_generations)
+        written = pool.map(left, call, told)
         for chunk in written:
             result_of(chunk.ref, "writer")
         for name in pool.lost:

@@ -17,7 +17,15 @@ from ...common.config.run import EngineConfig, ModelConfig, RunConfig
 from ...common.errors import ConfigError
 from .. import api
 from ..cli.report import report, report_answers
-from ..config.loader import PATHS, Values, beneath, checked, settle, settled, validated
+from ..config.loader import (
+    PATHS,
+    Values,
+    checked,
+    merge_defaults,
+    resolve_listed_paths,
+    resolve_path,
+    validated,
+)
 from ..config.presets import as_generation, as_sft
 from ..evaluation import runner
 from ..preflight.check import Plan, check_run
@@ -50,7 +58,7 @@ class Kind:
     """Whether what it makes is a model like config.student."""
     free: tuple[str, ...] = ()
     """Settings, beside where it runs and writes, that it may have otherwise when it is gone on with."""
-    look: Callable[[Any, Mapping[str, ModelConfig], set[str]], Plan | None] | None = None
+    preflight: Callable[[Any, Mapping[str, ModelConfig], set[str]], Plan | None] | None = None
     """Check models and data; `models` stand for settings, `later` names data that are not there yet. None =
     they are looked at when the phase's turn comes."""
 
@@ -60,7 +68,7 @@ def over(low: Values, high: Values) -> Values:
 
     Another file has other columns and splits than the one beneath.
     """
-    kept = beneath(low, {})
+    kept = merge_defaults(low, {})
     for key in PATHS:
         *above, name, _ = key.split(".")
         named, under = high, kept
@@ -68,19 +76,19 @@ def over(low: Values, high: Values) -> Values:
             named, under = _section(named, part), _section(under, part)
         if "path" in _section(named, name) and name != "text" and name in under:
             kept = _without(kept, [*above, name])
-    return beneath(kept, high)
+    return merge_defaults(kept, high)
 
 
-def settle_paths(values: Values, folders: Sequence[Path]) -> Values:
+def resolve_paths(values: Values, folders: Sequence[Path]) -> Values:
     """The settings with each path made absolute from the first of `folders` in which it exists."""
     for key, path in named_paths(values).items():
-        whole: Any = settled(path, folders)
+        whole: Any = resolve_path(path, folders)
         for part in reversed(key.split(".")):
             whole = {part: whole}
-        values = beneath(values, whole)
+        values = merge_defaults(values, whole)
     if isinstance(values.get("models"), list):
         values = dict(values)
-        settle(values, folders)
+        resolve_listed_paths(values, folders)
     return values
 
 
@@ -141,7 +149,7 @@ def _read_eval(low: Values, own: Values, options: Values, faults: list[str]) -> 
     }
     taken = {key: low[key] for key in ("teacher", "scoring", "cluster") if key in low}
     taken |= {key: data[key] for key in ("template", "system_prompt", "max_prompt_tokens") if key in data}
-    settings = beneath(taken | {"engine": engine}, own)
+    settings = merge_defaults(taken | {"engine": engine}, own)
     out = Path(str(own["out"])).parent
     for entry in settings.get("models") or []:  # in tables: sft/best, not where the chain lies
         if isinstance(entry, dict) and Path(str(entry.get("name"))).is_relative_to(out):
@@ -153,16 +161,16 @@ def _read_eval(low: Values, own: Values, options: Values, faults: list[str]) -> 
         return None
 
 
-def _look_at_run(config: RunConfig, models: Mapping[str, ModelConfig], later: set[str]) -> Plan:
+def _preflight_run(config: RunConfig, models: Mapping[str, ModelConfig], later: set[str]) -> Plan:
     return check_run(config.model_copy(update=dict(models)), later)
 
 
-def _look_at_generation(asked: Generation, models: Mapping[str, ModelConfig], later: set[str]) -> None:
+def _preflight_generation(asked: Generation, models: Mapping[str, ModelConfig], later: set[str]) -> None:
     if not later:
-        generate.look(replace(asked, config=asked.config.model_copy(update=dict(models))))
+        generate.preflight(replace(asked, config=asked.config.model_copy(update=dict(models))))
 
 
-def _look_at_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: set[str]) -> None:
+def _preflight_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: set[str]) -> None:
     """Models that are not there yet are played by those they start from."""
 
     def played(key: str, model: EvalModel) -> EvalModel:
@@ -176,12 +184,12 @@ def _look_at_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: 
             "teacher": config.teacher and played("teacher", config.teacher),
             "data": data,
         }
-        runner.look(config.model_copy(update=stand_in))
+        runner.preflight(config.model_copy(update=stand_in))
 
 
 def _run(config: RunConfig, console: Console) -> Any:
-    begun = RunFolder(config.out).config.exists()
-    return api.go_on(config, console) if begun else api.train(config, console)
+    existing = RunFolder(config.output_dir).config.exists()
+    return api.continue_run(config, console) if existing else api.train(config, console)
 
 
 def _answers_told(made: Generated) -> str:
@@ -191,23 +199,23 @@ def _answers_told(made: Generated) -> str:
 STUDENTS = ("best", "last")
 KINDS: dict[str, Kind] = {
     "train": Kind(
-        read=_read_run, run=_run, told=report, config=lambda asked: asked, look=_look_at_run,
+        read=_read_run, run=_run, told=report, config=lambda asked: asked, preflight=_preflight_run,
         makes=STUDENTS, trains=True,
     ),
     "sft": Kind(
-        read=_read_sft, run=_run, told=report, config=lambda asked: asked, look=_look_at_run,
+        read=_read_sft, run=_run, told=report, config=lambda asked: asked, preflight=_preflight_run,
         makes=STUDENTS, trains=True, options={"model": ("student", "teacher")},
     ),
     "generate": Kind(
         read=_read_generation, run=generate.generate, told=_answers_told, config=lambda asked: asked.config,
-        look=_look_at_generation, makes=(ANSWERS,),
+        preflight=_preflight_generation, makes=(ANSWERS,),
         options={"by": ("teacher", "student"), "keep_cut": (False, True)},
-        free=("rollout.actors", "rollout.chunk"),
+        free=("rollout.num_engines", "rollout.chunk"),
     ),
     "eval": Kind(
         read=_read_eval, run=api.evaluate, told=runner.report_evaluation, config=lambda asked: asked,
-        look=_look_at_eval,
-        makes=("results.json",), free=("engine.actors", "engine.chunk", "scoring.actors"),
+        preflight=_preflight_eval,
+        makes=("results.json",), free=("engine.num_engines", "engine.chunk", "teacher_server.num_actors"),
     ),
 }  # fmt: skip
 """`do` of a phase -> what that means."""

@@ -4,7 +4,7 @@
     base: {teacher: {path: large}, data: {train: {path: train.jsonl}}}    # settings beneath every phase
     phases:
       sft:     {do: sft, student: {path: small}}
-      minillm: {do: train, student: {path: "${out}/sft/best"}}
+      minillm: {do: train, student: {path: "${output_dir}/sft/best"}}
 
 All settings are checked before the first phase begins. What an earlier phase will make is checked when its
 turn comes; until then a model is represented by the one that it starts from.
@@ -31,7 +31,7 @@ from ..config.loader import CONFIG_FILE
 from ..preflight.check import Plan
 from ..runtime.cluster import cluster
 from .chain import Chain, Phase, _lines, _pending, is_chain, load_chain
-from .generate import begun, generate
+from .generate import find_existing, generate
 from .state import _finished, _refuse_other_settings, _remember, _save
 
 
@@ -55,7 +55,7 @@ def check_chain(chain: Chain) -> dict[str, Plan]:
     stand_in: dict[str, ModelConfig] = {}
     for phase in chain.phases:
         try:
-            if phase.name not in behind and (plan := _look(phase, stand_in)) is not None:
+            if phase.name not in behind and (plan := _preflight(phase, stand_in)) is not None:
                 plans[phase.name] = plan
         except MinillmError as fault:
             for line in fault.faults if isinstance(fault, ConfigError) else str(fault).split("\n  "):
@@ -106,12 +106,12 @@ def _run(chain: Chain, phase: Phase, console: Console) -> Done:
     return Done(name=phase.name, folder=phase.out, seconds=seconds, result=result)
 
 
-def go_on(folder: Path, console: Console) -> RenderableType:
+def resume_any(folder: Path, console: Console) -> RenderableType:
     """Go on with whatever `folder` holds: a chain, answers, or a run; what came of it, for a person."""
     file = folder / CONFIG_FILE
     if is_chain(file):
-        return told(run_chain(load_chain(file, [f"out={json.dumps(str(folder))}"]), console))
-    if asked := begun(folder):
+        return told(run_chain(load_chain(file, [f"output_dir={json.dumps(str(folder))}"]), console))
+    if asked := find_existing(folder):
         return report_answers(generate(asked, console))
     return report(resume(folder, console))
 
@@ -126,9 +126,9 @@ def told(done: Sequence[Done]) -> str:
     )
 
 
-def _look(phase: Phase, stand_in: Mapping[str, ModelConfig]) -> Plan | None:
+def _preflight(phase: Phase, stand_in: Mapping[str, ModelConfig]) -> Plan | None:
     """Check the phase as far as can be; models that are not there yet are played by where they come from."""
-    if phase.kind.look is None:
+    if phase.kind.preflight is None:
         return None
     models: dict[str, ModelConfig] = {}
     later: set[str] = set()
@@ -138,4 +138,4 @@ def _look(phase: Phase, stand_in: Mapping[str, ModelConfig]) -> Plan | None:
             models[name] = stand_in[path]
         else:
             later.add(name.removeprefix("data."))
-    return phase.kind.look(phase.asked, models, later)
+    return phase.kind.preflight(phase.asked, models, later)

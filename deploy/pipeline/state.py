@@ -18,12 +18,12 @@ PHASES = "phases.json"
 
 
 def _save(chain: Chain) -> None:
-    """Keep the chain, so that `minillm resume` finds it; ${out} again where it stood."""
+    """Keep the chain, so that `minillm resume` finds it; ${output_dir} again where it stood."""
     chain.out.mkdir(parents=True, exist_ok=True)
     rest = _mapped(
         {key: value for key, value in chain.tree.items() if key != "out"},
         lambda text: (
-            "${out}" + text[len(str(chain.out)) :]
+            "${output_dir}" + text[len(str(chain.out)) :]
             if Path(text).is_relative_to(chain.out)
             else text.replace("${", "\\${")
         ),

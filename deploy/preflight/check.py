@@ -13,7 +13,7 @@ from ...common.config.run import RunConfig
 from ...common.errors import ConfigError, DataError, MinillmError, ModelError
 from ..data.tokenize import Kept, load_blocks, load_passages, load_prompts
 from ..models.inspect import ModelFacts, describe_model, load_tokenizer, shared_vocabulary
-from ..runtime.placement import needs_rollouts, places
+from ..runtime.placement import bundles, needs_rollouts
 from . import memory
 from .memory import GIB, Memory
 from .rules import (
@@ -79,30 +79,30 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     """
     found: list[MinillmError] = []
     faults = config.faults() + resource_faults(config)
-    student = attempt(found, describe_model, config.student, "student")
-    teacher = attempt(found, describe_model, config.teacher, "teacher") if config.teacher else None
-    tokenizer = attempt(found, load_tokenizer, config.student, "student")
+    student = collect_error(found, describe_model, config.student, "student")
+    teacher = collect_error(found, describe_model, config.teacher, "teacher") if config.teacher else None
+    tokenizer = collect_error(found, load_tokenizer, config.student, "student")
     for key, facts in (("student", student), ("teacher", teacher)):
         faults += model_faults(config, key, facts) if facts is not None else []
     vocabulary = None
     if student is not None and (teacher is not None or config.teacher is None):
         faults += cache_faults(config, student, teacher)
         if tokenizer is not None:
-            vocabulary = attempt(found, _vocabulary, config, student, teacher, tokenizer)
+            vocabulary = collect_error(found, _vocabulary, config, student, teacher, tokenizer)
             faults += end_faults(config, vocabulary)
-    look = _Look(config, tokenizer, found, later) if tokenizer is not None else None
-    records, notes = look.at_all() if look is not None else ({}, [])
+    data_check = _DataCheck(config, tokenizer, found, later) if tokenizer is not None else None
+    records, notes = data_check.run() if data_check is not None else ({}, [])
     if faults:
         found.insert(0, ConfigError(*faults))
     if found:
-        raise together(found)
+        raise merge_errors(found)
     assert student is not None, "no fault, so there is a student"
     assert vocabulary is not None, "no fault, so there is a vocabulary"
     assert tokenizer is not None, "no fault, so there is a tokenizer"
     return _plan(config, student, teacher, vocabulary, records, [*end_notes(config, tokenizer), *notes])
 
 
-def attempt(found: list[MinillmError], action: Callable[..., T], *given: object) -> T | None:
+def collect_error(found: list[MinillmError], action: Callable[..., T], *given: object) -> T | None:
     """What `action` gives; None if it fails, and then `found` has its error too."""
     try:
         return action(*given)
@@ -111,7 +111,7 @@ def attempt(found: list[MinillmError], action: Callable[..., T], *given: object)
         return None
 
 
-def together(found: Sequence[MinillmError]) -> MinillmError:
+def merge_errors(found: Sequence[MinillmError]) -> MinillmError:
     """One error for all: of their own kind if they are of one, else a ConfigError that lists them."""
     if len(found) == 1:
         return found[0]
@@ -131,7 +131,7 @@ def _vocabulary(
     return shared_vocabulary(student, teacher, tokenizer, theirs)
 
 
-class _Look:
+class _DataCheck:
     """Loads all data once: how many records can be used, and what is worth knowing of them."""
 
     def __init__(
@@ -145,7 +145,7 @@ class _Look:
         self._records: dict[str, int] = {}
         self._notes: list[str] = []
 
-    def at_all(self) -> tuple[dict[str, int], list[str]]:
+    def run(self) -> tuple[dict[str, int], list[str]]:
         config = self._config
         if config.data.train is not None:
             self._at("train", load_passages if config.given_answers else load_prompts)
@@ -154,17 +154,19 @@ class _Look:
             kept = self._at("validation", load_passages if by_loss else load_prompts)
             if kept is not None and not by_loss:
                 self._check_metric(kept)
-        if config.data.heldout is not None:
-            self._at("heldout", load_prompts)
+        if config.data.test is not None:
+            self._at("test", load_prompts)
         if config.text is not None and "text" not in self._later:
-            blocks = attempt(self._found, load_blocks, config, self._tokenizer)
-            parts = attempt(self._found, blocks.split, config.text.validation_blocks) if blocks else None
+            blocks = collect_error(self._found, load_blocks, config, self._tokenizer)
+            parts = (
+                collect_error(self._found, blocks.split, config.text.validation_blocks) if blocks else None
+            )
             if parts is not None:
                 self._records |= {
                     name: len(part) for name, part in zip(TEXT, parts, strict=True) if len(part)
                 }
-        if config.text is not None and config.objective.kind == "lm" and not config.text_alone:
-            self._notes.append("text is not used: objective.kind = lm learns from data.train alone")
+        if config.text is not None and config.objective.kind == "sft" and not config.text_alone:
+            self._notes.append("text is not used: objective.kind = sft learns from data.train alone")
         mix = config.rollout.teacher_mix
         if config.objective.kind == "kd" and config.samples_answers and 0 < mix < 1:
             self._notes.append(
@@ -177,7 +179,7 @@ class _Look:
     def _at(self, name: str, load: Callable[..., Kept]) -> Kept | None:
         if name in self._later:
             return None
-        kept = attempt(self._found, load, self._config, name, self._tokenizer)
+        kept = collect_error(self._found, load, self._config, name, self._tokenizer)
         if kept is not None:
             self._records[name] = len(kept)
             if kept.dropped:
@@ -190,18 +192,18 @@ class _Look:
         """Whether validation.metric can be measured on these prompts."""
         bare = sum(not prompt.references for prompt in prompts)
         metric = self._config.validation.metric
-        share = f"{bare} of {len(prompts)} prompts of data.validation"
+        fraction = f"{bare} of {len(prompts)} prompts of data.validation"
         if metric == "rouge_l" and bare:
             self._found.append(
                 DataError(
-                    f"validation.metric = rouge_l needs right answers, and {share} have none; set"
+                    f"validation.metric = rouge_l needs right answers, and {fraction} have none; set"
                     " validation.metric=reverse_kl, or name their column in data.validation.output"
                 )
             )
         elif metric == "auto" and bare and self._config.teacher is None:
             self._found.append(
                 DataError(
-                    f"validation.metric = auto has nothing to measure: {share} have no right answer, and"
+                    f"validation.metric = auto has nothing to measure: {fraction} have no right answer, and"
                     " there is no teacher; name their column in data.validation.output, or set teacher.path"
                 )
             )
@@ -209,7 +211,7 @@ class _Look:
     def _compare_with_a_set(self) -> None:
         rollout, name = self._config.rollout, "text" if self._config.text_alone else "train"
         have = self._records.get(name)
-        need = max(self._config.sampled_answers // rollout.samples, self._config.given_answers)
+        need = max(self._config.sampled_answers // rollout.num_generations, self._config.given_answers)
         if have is not None and have < need:
             where = "text" if self._config.text_alone else "data.train"
             self._notes.append(f"a set takes {need} records, {where} has {have}: some come twice in it")
@@ -227,7 +229,7 @@ def _plan(
         "learner": memory.learner_memory(config, student, teacher, vocabulary),
         "rollout": memory.rollout_memory(config, student, teacher, vocabulary),
     } | ({"teacher": memory.teacher_memory(config, teacher)} if teacher else {})
-    standing = places(config, os.cpu_count() or 1)
+    standing = bundles(config, os.cpu_count() or 1)
     processes = [
         Process(
             role=one.role,
@@ -265,10 +267,10 @@ def _memory_notes(config: RunConfig, plan: Plan) -> list[str]:
     notes: list[str] = []
     if needs_rollouts(config):
         at_once = memory.cache_tokens(config, plan.student, plan.teacher) // plan.max_tokens
-        if at_once < config.rollout.max_sequences:
+        if at_once < config.rollout.max_num_seqs:
             notes.append(
-                f"rollout.cache_gib = {config.rollout.cache_gib:g} holds {at_once} of the longest answers at"
-                f" a time, rollout.max_sequences = {config.rollout.max_sequences}"
+                f"rollout.kv_cache_gib = {config.rollout.kv_cache_gib:g} holds {at_once} of the longest answers at"
+                f" a time, rollout.max_num_seqs = {config.rollout.max_num_seqs}"
             )
     if plan.where != "a local Ray cluster" or declared(config.cluster) is None:
         return notes
@@ -277,12 +279,12 @@ def _memory_notes(config: RunConfig, plan: Plan) -> list[str]:
     if need > have:
         notes.append(
             f"all processes need about {need / GIB:.1f} GiB, and this machine has {have / GIB:.1f}: use"
-            " bfloat16 or smaller models, fewer actors, or a smaller learner.micro_batch"
+            " bfloat16 or smaller models, fewer actors, or a smaller learner.micro_batch_size"
         )
     if plan.store.total > STORE_SHARE * have:
         notes.append(
             f"the object store needs about {plan.store.total / GIB:.1f} GiB, and Ray gives it"
-            f" {STORE_SHARE * have / GIB:.1f}: lower rollout.answers, or set"
-            " scoring.hidden_precision=bfloat16"
+            f" {STORE_SHARE * have / GIB:.1f}: lower rollout.rollout_batch_size, or set"
+            " teacher_server.hidden_dtype=bfloat16"
         )
     return notes

@@ -40,15 +40,15 @@ def rollout_memory(
     config: RunConfig, student: ModelFacts, teacher: ModelFacts | None, vocabulary: int
 ) -> Memory:
     """One vLLM engine; it holds the teacher too where answers are drawn from the mixture."""
-    settings, size = config.rollout, BYTES[config.rollout.precision]
+    settings, size = config.rollout, BYTES[config.rollout.dtype]
     held = [student, teacher] if mixes(config) and teacher else [student]
-    tokens = min(PREFILL_TOKENS, settings.max_sequences * config.data.max_prompt_tokens)
-    logits = (len(held) + 2) * settings.max_sequences * vocabulary * 4
+    tokens = min(PREFILL_TOKENS, settings.max_num_seqs * config.data.max_prompt_tokens)
+    logits = (len(held) + 2) * settings.max_num_seqs * vocabulary * 4
     states = 0
     if config.reuses_states and teacher:
         # Of a piece of answers: as they are drawn, in one array, and answer by answer.
-        drawn = settings.chunk * settings.samples * settings.max_new_tokens
-        states = 3 * drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
+        drawn = settings.chunk * settings.num_generations * settings.max_new_tokens
+        states = 3 * drawn * teacher.hidden * BYTES[config.teacher_server.hidden_dtype]
     # vLLM packs an output layer for the CPU apart from the embedding that it is tied to.
     heads = [m.head_parameters if m.tied and not config.cluster.rollout_gpus else 0 for m in held]
     weights = [(m.parameters + head) * size for m, head in zip(held, heads, strict=True)]
@@ -57,7 +57,7 @@ def rollout_memory(
             "student": weights[0],
             "teacher": sum(weights[1:]),
             "activations": sum(_passing(m, tokens, size) for m in held) + logits + states,
-            "KV cache": int(settings.cache_gib * GIB),
+            "KV cache": int(settings.kv_cache_gib * GIB),
             "runtime": RUNTIME["rollout"],
         }
     )
@@ -65,8 +65,8 @@ def rollout_memory(
 
 def teacher_memory(config: RunConfig, teacher: ModelFacts) -> Memory:
     """One teacher actor."""
-    settings, size = config.scoring, BYTES[config.scoring.precision]
-    hidden = 2 * settings.batch_tokens * teacher.hidden * BYTES[settings.hidden_precision]
+    settings, size = config.teacher_server, BYTES[config.teacher_server.dtype]
+    hidden = 2 * settings.batch_tokens * teacher.hidden * BYTES[settings.hidden_dtype]
     logits = 2 * 4 * PART_LOGITS[config.cluster.teacher_gpus > 0]
     return Memory(
         parts={
@@ -82,14 +82,14 @@ def learner_memory(
 ) -> Memory:
     """One learner rank; ZeRO shares out the optimiser (1), the gradients (2) and the weights (3)."""
     learner = config.learner
-    size, stage, published = BYTES[learner.precision], zero_stage(learner), BYTES[config.rollout.precision]
-    count, share = student.parameters, -(-student.parameters // learner.ranks)
+    size, stage, published = BYTES[learner.dtype], zero_stage(learner), BYTES[config.rollout.dtype]
+    count, fraction = student.parameters, -(-student.parameters // learner.world_size)
     # ZeRO-3 gathers layer by layer; the largest piece is the output layer.
-    weights = share * size + student.head_parameters * size if stage == 3 else count * size
-    gradients = (share if stage >= 2 else count) * 4
-    moments = (4 if learner.optimizer.name == "sgd" else 8) * (share if stage else count)
-    master = 4 * share if stage else 0
-    head = vocabulary * teacher.hidden * BYTES[config.scoring.precision] if teacher else 0
+    weights = fraction * size + student.head_parameters * size if stage == 3 else count * size
+    gradients = (fraction if stage >= 2 else count) * 4
+    moments = (4 if learner.optimizer.name == "sgd" else 8) * (fraction if stage else count)
+    master = 4 * fraction if stage else 0
+    head = vocabulary * teacher.hidden * BYTES[config.teacher_server.dtype] if teacher else 0
     # Weights go into the store from where they lie, unless they are gathered, converted or fetched first.
     bucket = 0
     if stage == 3 or size != published or config.cluster.learner_gpus:
@@ -116,15 +116,17 @@ def store_memory(
     config: RunConfig, student: ModelFacts, teacher: ModelFacts | None, vocabulary: int
 ) -> Memory:
     """Ray's object store: two versions of the weights, one set of answers, the teacher's output layer."""
-    answers = config.rollout.answers * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
-    drawn = config.rollout.answers * config.rollout.max_new_tokens
+    answers = config.rollout.rollout_batch_size * (
+        config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    )
+    drawn = config.rollout.rollout_batch_size * config.rollout.max_new_tokens
     states = head = 0
     if teacher is not None and needs_teacher_head(config):
-        head = vocabulary * teacher.hidden * BYTES[config.scoring.precision]
-        states = drawn * teacher.hidden * BYTES[config.scoring.hidden_precision]
+        head = vocabulary * teacher.hidden * BYTES[config.teacher_server.dtype]
+        states = drawn * teacher.hidden * BYTES[config.teacher_server.hidden_dtype]
     return Memory(
         parts={
-            "student": 2 * student.parameters * BYTES[config.rollout.precision],
+            "student": 2 * student.parameters * BYTES[config.rollout.dtype],
             "teacher": head,
             "activations": states + 4 * answers + 5 * 4 * drawn,
         }
@@ -135,8 +137,8 @@ def cache_tokens(config: RunConfig, student: ModelFacts, teacher: ModelFacts | N
     """Tokens whose keys and values fit into one engine's cache, in whole blocks."""
     held = [student, teacher] if mixes(config) and teacher else [student]
     values = sum(2 * m.layers * m.kv_heads * m.head_dim for m in held)
-    per_block = values * BYTES[config.rollout.precision] * BLOCK_TOKENS
-    return int(config.rollout.cache_gib * GIB) // per_block * BLOCK_TOKENS
+    per_block = values * BYTES[config.rollout.dtype] * BLOCK_TOKENS
+    return int(config.rollout.kv_cache_gib * GIB) // per_block * BLOCK_TOKENS
 
 
 def mixes(config: RunConfig) -> bool:
@@ -151,7 +153,7 @@ def needs_teacher_head(config: RunConfig) -> bool:
 
 def zero_stage(learner: LearnerConfig) -> int:
     """The stage that runs: bfloat16 is never without ZeRO, see learner.deepspeed_engine."""
-    return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
+    return max(1, learner.zero_stage) if learner.dtype == "bfloat16" else learner.zero_stage
 
 
 def _passing(model: ModelFacts, tokens: int, size: int) -> int:
@@ -162,12 +164,12 @@ def _passing(model: ModelFacts, tokens: int, size: int) -> int:
 def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
     """Bytes of one micro-batch, kept for the backward pass, of the output layer's chunks, and of log-probs
     that are kept over inner epochs."""
-    learner, size = config.learner, BYTES[config.learner.precision]
-    tokens = learner.micro_batch * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
+    learner, size = config.learner, BYTES[config.learner.dtype]
+    tokens = learner.micro_batch_size * (config.data.max_prompt_tokens + config.rollout.max_new_tokens)
     if config.text_alone:
         tokens = 0
     if config.text is not None:
-        tokens = max(tokens, learner.micro_batch * config.text.block_tokens)
+        tokens = max(tokens, learner.micro_batch_size * config.text.block_tokens)
     layer = 12 * student.hidden + 6 * student.intermediate
     kept = (
         2 * student.hidden * student.layers + layer

@@ -11,7 +11,7 @@ import ray
 from ...actors.vllm_engine import end_of_sequence_ids
 from ...common.config.run import ClusterConfig, RunConfig
 from ..models.inspect import ModelFacts
-from ..runtime.placement import Place, needs_rollouts, places
+from ..runtime.placement import Bundle, bundles, needs_rollouts
 from .memory import cache_tokens, mixes
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def max_tokens(config: RunConfig) -> int:
     if not reads_prompts(config) and config.text is not None:
         return config.text.block_tokens
     longest = config.rollout.max_new_tokens
-    if config.data.validation is not None or config.data.heldout is not None:
+    if config.data.validation is not None or config.data.test is not None:
         longest = max(longest, config.validation.max_new_tokens or 0)
     return config.data.max_prompt_tokens + longest
 
 
 def reads_prompts(config: RunConfig) -> bool:
     """Whether the run has any data but plain text."""
-    return not config.text_alone or any((config.data.validation, config.data.heldout))
+    return not config.text_alone or any((config.data.validation, config.data.test))
 
 
 def model_faults(
@@ -99,15 +99,15 @@ def cache_faults(config: RunConfig, student: ModelFacts, teacher: ModelFacts | N
     room, need = cache_tokens(config, student, teacher), max_tokens(config)
     if not needs_rollouts(config) or room >= need:
         return []
-    given = config.rollout.cache_gib
+    given = config.rollout.kv_cache_gib
     way_out = f"try {1.1 * given * need / room:.2g}" if room else f"try {2 * given:g} or more"
     return [
-        f"rollout.cache_gib = {given:g} holds the keys and values of {room} tokens, and one prompt with its"
+        f"rollout.kv_cache_gib = {given:g} holds the keys and values of {room} tokens, and one prompt with its"
         f" answer takes {need}; {way_out}"
     ]
 
 
-def resource_faults(config: RunConfig, needed: Sequence[Place] | None = None) -> list[str]:
+def resource_faults(config: RunConfig, needed: Sequence[Bundle] | None = None) -> list[str]:
     """Whether all actors together reserve no more than is declared, as far as that is known.
 
     `needed` are the actors; None = those of a run.
@@ -115,7 +115,7 @@ def resource_faults(config: RunConfig, needed: Sequence[Place] | None = None) ->
     have = declared(config.cluster)
     if have is None:
         return []
-    needed = places(config, os.cpu_count() or 1) if needed is None else needed
+    needed = bundles(config, os.cpu_count() or 1) if needed is None else needed
     need = {
         "CPU": sum(p.cpus for p in needed) + config.cluster.writer_cpus,
         "GPU": sum(p.gpus for p in needed),
@@ -153,14 +153,14 @@ def where(cluster: ClusterConfig) -> str:
     return "a local Ray cluster"
 
 
-def _one_each(needed: Sequence[Place]) -> list[Place]:
-    return list({place.role: place for place in needed}.values())
+def _one_each(needed: Sequence[Bundle]) -> list[Bundle]:
+    return list({bundle.role: bundle for bundle in needed}.values())
 
 
-def _terms(needed: Sequence[Place], kind: str, config: RunConfig) -> str:
+def _terms(needed: Sequence[Bundle], kind: str, config: RunConfig) -> str:
     terms = []
     for one in _one_each(needed):
-        count = sum(place.role == one.role for place in needed)
+        count = sum(bundle.role == one.role for bundle in needed)
         terms.append(f"{one.role} {count} x {one.cpus if kind == 'CPU' else one.gpus:g}")
     if kind == "CPU":
         terms.append(f"writer {config.cluster.writer_cpus:g}")

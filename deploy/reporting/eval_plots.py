@@ -80,11 +80,11 @@ def _exposure(target: Path, scores: Sequence[Score], looks: Mapping[str, Style])
     return save(figure, target)
 
 
-def _band(axis: Axes, rows: Sequence[Score], look: Style) -> Artist:
+def _band(axis: Axes, rows: Sequence[Score], style: Style) -> Artist:
     steps = [int(row.bucket or 0) for row in rows]
-    (line,) = axis.plot(steps, _values(rows, "value"), **look.line(len(rows)))
+    (line,) = axis.plot(steps, _values(rows, "value"), **style.line(len(rows)))
     axis.fill_between(
-        steps, _values(rows, "low"), _values(rows, "high"), color=look.color, alpha=0.16, linewidth=0
+        steps, _values(rows, "low"), _values(rows, "high"), color=style.color, alpha=0.16, linewidth=0
     )
     return line
 
@@ -116,15 +116,15 @@ def _reliability(target: Path, scores: Sequence[Score], looks: Mapping[str, Styl
     whole = {(s.metric, s.data, s.model): s for s in scores if s.bucket is None}
     columns = min(ACROSS, max(sum(d == data for d, _ in drawn) for data, _ in drawn))
     # A data set begins a row of its own, so that each column is one model where they fit.
-    places: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     for i, (data, _) in enumerate(drawn):
-        row, column = places[-1] if places else (0, -1)
+        row, column = positions[-1] if positions else (0, -1)
         new = column + 1 == columns or (i > 0 and drawn[i - 1][0] != data)
-        places.append((row + 1, 0) if new else (row, column + 1))
-    rows = places[-1][0] + 1
+        positions.append((row + 1, 0) if new else (row, column + 1))
+    rows = positions[-1][0] + 1
     figure = plt.figure(figsize=(3.1 * columns, 4.0 * rows + 0.3), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
-    for (row, column), (data, model) in zip(places, drawn, strict=True):
+    for (row, column), (data, model) in zip(positions, drawn, strict=True):
         upper = figure.add_subplot(grid[row, column])
         lower = upper.inset_axes((0, -0.3, 1, 0.22))
         accuracy = bins["reliability_accuracy", data, model]
@@ -148,16 +148,16 @@ def _reliability(target: Path, scores: Sequence[Score], looks: Mapping[str, Styl
 
 
 def _diagram(
-    upper: Axes, lower: Axes, accuracy: Sequence[Score], confidence: Sequence[Score], look: Style
+    upper: Axes, lower: Axes, accuracy: Sequence[Score], confidence: Sequence[Score], style: Style
 ) -> None:
     sure = {row.bucket: row.value for row in confidence}
     for row in accuracy:
         low, high = (float(edge) for edge in (row.bucket or "0-1").split("-"))
         middle, width = (low + high) / 2, 0.94 * (high - low)
-        lower.bar(middle, row.n, width, color=look.color)
+        lower.bar(middle, row.n, width, color=style.color)
         if row.value is None:
             continue
-        upper.bar(middle, row.value, width, color=look.color, alpha=0.65)
+        upper.bar(middle, row.value, width, color=style.color, alpha=0.65)
         mean = sure.get(row.bucket)
         if mean is not None:
             bottom = min(row.value, mean)
@@ -204,15 +204,15 @@ def _lengths(target: Path, scores: Sequence[Score], looks: Mapping[str, Style]) 
         seen = {model: rows for (m, d, model), rows in series.items() if (m, d) == (metric, name)}
         buckets = sorted({row.bucket or "" for rows in seen.values() for row in rows}, key=bucket_order)
         for model, rows in seen.items():
-            places = [
+            positions = [
                 buckets.index(row.bucket or "") + (models.index(model) - (len(models) - 1) / 2) * width
                 for row in rows
             ]
             value, low, high = (_values(rows, key) for key in ("value", "low", "high"))
-            look = looks[model]
-            axis.bar(places, value, 0.92 * width, color=look.color, hatch=look.hatch)
+            style = looks[model]
+            axis.bar(positions, value, 0.92 * width, color=style.color, hatch=style.hatch)
             whiskers = np.clip(np.nan_to_num([value - low, high - value]), 0, None)
-            axis.errorbar(places, value, whiskers, fmt="none", ecolor=DARK, elinewidth=1, capsize=2)
+            axis.errorbar(positions, value, whiskers, fmt="none", ecolor=DARK, elinewidth=1, capsize=2)
         axis.set_xticks(range(len(buckets)), [_with_count(bucket, seen) for bucket in buckets])
         axis.set_xlim(-0.6, len(buckets) - 0.4)
         axis.set_ylim(bottom=0)

@@ -79,13 +79,13 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
     """A style for each label, by their order; beyond eight, colours come again with other strokes."""
     found: dict[str, Style] = {}
     for number, label in enumerate(dict.fromkeys(labels)):
-        turn, place = divmod(number, len(COLOURS))
+        turn, index = divmod(number, len(COLOURS))
         found[label] = Style(
-            color=COLOURS[place],
-            marker=MARKERS[place],
+            color=COLOURS[index],
+            marker=MARKERS[index],
             linestyle=STROKES[turn % len(STROKES)],
             hatch=("", "//", "..", "xx")[turn % len(STROKES)],
-            shift=place / len(COLOURS),
+            shift=index / len(COLOURS),
         )
     return found
 

@@ -11,11 +11,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ...common.config.run import RunConfig
-from ...common.errors import ClusterError, MinillmError, PartLost
+from ...common.errors import ClusterError, MinillmError, WorkerDied
 from ...common.process import peak_resident
 from ...common.types import AnswerMeasure, StepReport, WeightVersion
 from ...common.weights import WeightManifest
-from ...learner.sharding import Item, deal, deal_step
+from ...learner.sharding import Item, shard_batch, shard_step
 from ...learner.worker import LearnerActor
 
 GRACE_S = 10.0
@@ -31,22 +31,22 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, vocabulary: int, options: Callable[[int], dict[str, Any]]):
         self._config, self._steps = config, 0
-        world = config.learner.ranks
+        world = config.learner.world_size
         chosen = [{"name": f"learner-{rank}", **options(rank)} for rank in range(world)]
         self._names = [keywords["name"] for keywords in chosen]
         self._ranks: list[Any] = [
             LearnerActor.options(**keywords).remote(keywords["name"], rank, world, config, vocabulary)
             for rank, keywords in enumerate(chosen)
         ]
-        self._lost: PartLost | None = None
-        address, port = self._collect([self._ranks[0].place.remote()], self._timeout_s)[0]
-        self._meeting = [rank.meet.remote(address, port) for rank in self._ranks]
+        self._lost: WorkerDied | None = None
+        address, port = self._collect([self._ranks[0].listen.remote()], self._timeout_s)[0]
+        self._rendezvous = [rank.rendezvous.remote(address, port) for rank in self._ranks]
 
     def ready(self) -> None:
         """Wait until all ranks have met and hold the student; ClusterError after cluster.start_timeout_s."""
-        if self._meeting:
-            self._collect(self._meeting, self._timeout_s)
-            self._meeting = []
+        if self._rendezvous:
+            self._collect(self._rendezvous, self._timeout_s)
+            self._rendezvous = []
 
     def set_teacher_head(self, head: Any) -> None:
         """The teacher's output layer, or a reference to it: the mapping that the teacher's `head` gives."""
@@ -58,27 +58,31 @@ class LearnerGroup:
         """One optimiser step on these answers, and blocks of text for the language-model term.
 
         `fresh`: the first step after these answers were drawn, by the weights as they are. Raises
-        NonFiniteLoss, with all weights as they were, or PartLost.
+        NonFiniteLoss, with all weights as they were, or WorkerDied.
         """
         began, learner = time.monotonic(), self._config.learner
-        shares = deal_step(items, texts, ranks=learner.ranks, micro_batch=learner.micro_batch)
-        metrics = self._all("step", lambda rank: (shares[rank],), fresh=fresh, first_epoch=first_epoch)[0]
+        rank_batches = shard_step(
+            items, texts, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size
+        )
+        metrics = self._all("step", lambda rank: (rank_batches[rank],), fresh=fresh, first_epoch=first_epoch)[
+            0
+        ]
         self._steps += 1
         return StepReport(step=self._steps, metrics=metrics, seconds=time.monotonic() - began)
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """The set is done with: its answers may leave the object store."""
-        self._all("forget", lambda rank: ())
+        self._all("release", lambda rank: ())
 
     def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
         """A record of each answer, in order, by the weights as they are; nothing is learned."""
         learner = self._config.learner
-        hands = deal(items, ranks=learner.ranks, micro_batch=learner.micro_batch)
-        parts = self._all("measure", lambda rank: (hands[rank], temperature))
+        all_items = shard_batch(items, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size)
+        parts = self._all("measure", lambda rank: (all_items[rank], temperature))
         found = {
             index: record
-            for hand, records in zip(hands, parts, strict=True)
-            for index, record in zip(hand.order, records, strict=True)
+            for rank_items, records in zip(all_items, parts, strict=True)
+            for index, record in zip(rank_items.order, records, strict=True)
         }
         return [found[index] for index in range(len(items))]
 
@@ -86,7 +90,7 @@ class LearnerGroup:
         """All weights into the object store. They stay there while the manifest is held, and no longer: the
         next version finds memory there that every process has touched before.
 
-        `readers`: actors whose `expect` hears of each bucket before the manifest is there.
+        `readers`: actors whose `prefetch` hears of each bucket before the manifest is there.
         """
         return self._all("publish", lambda rank: (version, readers))[0]
 
@@ -103,9 +107,9 @@ class LearnerGroup:
         """The student as a plain Hugging Face folder."""
         self._all("export", lambda rank: (str(folder.absolute()),))
 
-    def adopt(self, folder: Path) -> None:
+    def load_weights(self, folder: Path) -> None:
         """Take on the weights of an exported student, to measure or publish them."""
-        self._all("adopt", lambda rank: (str(folder.absolute()),))
+        self._all("load_weights", lambda rank: (str(folder.absolute()),))
 
     def peak_memory(self) -> dict[str, int]:
         """Most resident bytes of each rank so far, by name."""
@@ -114,7 +118,7 @@ class LearnerGroup:
 
     def stop(self) -> None:
         """End all ranks."""
-        self._lost = self._lost or PartLost("the learner was stopped")
+        self._lost = self._lost or WorkerDied("the learner was stopped")
         for rank in self._ranks:
             ray.kill(rank)
 
@@ -163,7 +167,7 @@ class LearnerGroup:
         if told is not None and not dead:
             raise told from None
         names = dead or [n for n, e in zip(self._names, errors, strict=False) if e is not None]
-        self._lost = PartLost(
+        self._lost = WorkerDied(
             f"{', '.join(names)} died; the other learner ranks were ended. `minillm resume` goes on from the"
             f" last checkpoint. What was seen: {first}"
         )

@@ -39,7 +39,7 @@ def _process() -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Bundle:
     """What one actor reserves."""
 
     name: str
@@ -49,30 +49,30 @@ class Place:
     threads: int
 
     @property
-    def bundle(self) -> dict[str, float]:
+    def resources(self) -> dict[str, float]:
         """As Ray's placement groups want it."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
-def places(config: RunConfig, cores: int) -> list[Place]:
+def bundles(config: RunConfig, cores: int) -> list[Bundle]:
     """The actors of a run, in the order in which they start. `cores` are those of one machine."""
     here, threads = config.cluster, config.cluster.threads or cores
     found = [
-        Place(name=f"learner-{i}", role="learner", cpus=here.learner_cpus, gpus=here.learner_gpus,
-              threads=max(1, threads // config.learner.ranks))
-        for i in range(config.learner.ranks)
+        Bundle(name=f"learner-{i}", role="learner", cpus=here.learner_cpus, gpus=here.learner_gpus,
+              threads=max(1, threads // config.learner.world_size))
+        for i in range(config.learner.world_size)
     ]  # fmt: skip
     if needs_rollouts(config):
         found += [
-            Place(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
+            Bundle(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
                   threads=threads)
-            for i in range(config.rollout.actors)
+            for i in range(config.rollout.num_engines)
         ]  # fmt: skip
     if config.asks_teacher:
         found += [
-            Place(name=f"teacher-{i}", role="teacher", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
+            Bundle(name=f"teacher-{i}", role="teacher", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
                   threads=threads)
-            for i in range(config.scoring.actors)
+            for i in range(config.teacher_server.num_actors)
         ]  # fmt: skip
     return found
 
@@ -85,13 +85,13 @@ def needs_rollouts(config: RunConfig) -> bool:
 class Reservation:
     """A share of the cluster for actors that start together, held from start to end."""
 
-    def __init__(self, wanted: Sequence[Place], settings: ClusterConfig):
-        self._places = list(wanted)
+    def __init__(self, wanted: Sequence[Bundle], settings: ClusterConfig):
+        self._bundles = list(wanted)
         self._writer_cpus = settings.writer_cpus
         self._group = self._reserve(settings.start_timeout_s)
 
     def _reserve(self, timeout_s: float) -> PlacementGroup:
-        bundles = [place.bundle for place in self._places]
+        bundles = [bundle.resources for bundle in self._bundles]
         need = {kind: sum(b.get(kind, 0.0) for b in bundles) for kind in ("CPU", "GPU")}
         need["CPU"] += self._writer_cpus
         have = ray.cluster_resources()
@@ -100,7 +100,7 @@ class Reservation:
                 raise ClusterError(
                     f"the run needs {amount:g} {kind} ({len(bundles)} actors and a writer), the cluster has"
                     f" {have.get(kind, 0.0):g}; add machines, or lower cluster.*_{kind.lower()}s,"
-                    " rollout.actors, scoring.actors or learner.ranks"
+                    " rollout.num_engines, teacher_server.num_actors or learner.world_size"
                 )
         group = placement_group(bundles, strategy="PACK")
         if not group.wait(timeout_s):
@@ -113,12 +113,12 @@ class Reservation:
 
     def options(self, name: str) -> dict[str, Any]:
         """Keywords for `Actor.options(...)` of the actor called `name`."""
-        index, place = next((i, p) for i, p in enumerate(self._places) if p.name == name)
+        index, bundle = next((i, p) for i, p in enumerate(self._bundles) if p.name == name)
         return {
             "name": name,
-            "num_cpus": place.cpus,
-            "num_gpus": place.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(place.threads), **_process()}},
+            "num_cpus": bundle.cpus,
+            "num_gpus": bundle.gpus,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(bundle.threads), **_process()}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 placement_group=self._group, placement_group_bundle_index=index
             ),
@@ -135,11 +135,11 @@ class Reservation:
 
     def names(self, role: str) -> list[str]:
         """Names of the actors of a role."""
-        return [place.name for place in self._places if place.role == role]
+        return [bundle.name for bundle in self._bundles if bundle.role == role]
 
     def threads(self, name: str) -> int:
         """Threads that the actor called `name` may use."""
-        return next(p.threads for p in self._places if p.name == name)
+        return next(p.threads for p in self._bundles if p.name == name)
 
     def release(self) -> None:
         """Give everything back."""

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ...common.errors import MinillmError, PartLost
+from ...common.errors import MinillmError, WorkerDied
 from ...common.types import BatchSummary
 
 
@@ -45,7 +45,7 @@ class Pool:
         """A pool of actors that are called role-0, role-1, ..."""
         return cls(list(actors), [f"{role}-{i}" for i in range(len(actors))], [])
 
-    def spread(
+    def map(
         self,
         pieces: Sequence[Any],
         call: Callable[[Any, Any], tuple[Any, Any]],
@@ -54,7 +54,7 @@ class Pool:
         """Give each piece to a free actor; `call(actor, piece)` returns references of (list, summary).
 
         `done` is told of each piece as it finishes. Order of the result = order of the pieces, whoever
-        did them. Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        did them. Raises WorkerDied when every actor is gone, and whatever an actor itself raised.
         """
         chunks: list[Chunk | None] = [None] * len(pieces)
         waiting = deque(range(len(pieces)))
@@ -62,29 +62,29 @@ class Pool:
         running: dict[Any, tuple[int, int, Any]] = {}
         while waiting or running:
             while waiting and free:
-                place, index = free.popleft(), waiting.popleft()
-                ref, summary = call(self.actors[place], pieces[index])
-                running[summary] = (place, index, ref)
+                index, index = free.popleft(), waiting.popleft()
+                ref, summary = call(self.actors[index], pieces[index])
+                running[summary] = (index, index, ref)
             if not running:
-                raise PartLost(self._nobody())
+                raise WorkerDied(self._all_dead_error())
             for summary in ray.wait(list(running), num_returns=1)[0]:
-                place, index, ref = running.pop(summary)
+                index, index, ref = running.pop(summary)
                 try:
                     sizes = result_of(summary)
                 except RayActorError:
-                    self.lost.append(self.names[place])
+                    self.lost.append(self.names[index])
                     waiting.appendleft(index)
                     continue
-                free.append(place)
+                free.append(index)
                 chunks[index] = Chunk(ref=ref, summary=sizes)
                 done(sizes)
-        self._bury()
+        self._drop_dead()
         return [chunk for chunk in chunks if chunk is not None]
 
-    def tell_all(self, call: Callable[[Any], Any]) -> list[Any]:
+    def broadcast(self, call: Callable[[Any], Any]) -> list[Any]:
         """Ask every actor the same, at once; results of those that live, in the order of the actors.
 
-        Raises PartLost when every actor is gone, and whatever an actor itself raised.
+        Raises WorkerDied when every actor is gone, and whatever an actor itself raised.
         """
         found = []
         for name, answer in [(n, call(a)) for a, n in zip(self.actors, self.names, strict=True)]:
@@ -92,16 +92,16 @@ class Pool:
                 found.append(result_of(answer))
             except RayActorError:
                 self.lost.append(name)
-        self._bury()
+        self._drop_dead()
         return found
 
-    def _bury(self) -> None:
+    def _drop_dead(self) -> None:
         if self.actors and not set(self.names) - set(self.lost):
-            raise PartLost(self._nobody())
+            raise WorkerDied(self._all_dead_error())
         alive = [(a, n) for a, n in zip(self.actors, self.names, strict=True) if n not in self.lost]
         self.actors, self.names = [a for a, _ in alive], [n for _, n in alive]
 
-    def _nobody(self) -> str:
+    def _all_dead_error(self) -> str:
         return (
             f"no actor is left of {', '.join(self.names)}; see their logs in Ray's dashboard, and go on with"
             " `minillm resume`"
@@ -111,7 +111,7 @@ class Pool:
 def result_of(call: Any, name: str | None = None) -> Any:
     """What a call gave; an error that a person is meant to read comes as itself, not as Ray's account of it.
 
-    With a `name`, the death of the actor is told as PartLost.
+    With a `name`, the death of the actor is told as WorkerDied.
     """
     try:
         return ray.get(call)
@@ -122,12 +122,12 @@ def result_of(call: Any, name: str | None = None) -> Any:
     except RayActorError as death:
         if name is None:
             raise
-        raise PartLost(
+        raise WorkerDied(
             f"{name} died; see its log in Ray's dashboard, and go on with `minillm resume`: {death}"
         ) from death
 
 
-def pieces_of(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def chunked(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Consecutive pieces of at most `size`."""
     for start in range(0, len(things), size):
         yield things[start : start + size]

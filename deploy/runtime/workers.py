@@ -28,22 +28,22 @@ from ..preflight.check import Plan
 from ..training.collapse import MOST_STATES_GAP
 from ..training.run_dir import RunFolder
 from .learner_group import LearnerGroup
-from .placement import Place, Reservation, places
-from .pool import Chunk, Pool, pieces_of, result_of
+from .placement import Bundle, Reservation, bundles
+from .pool import Chunk, Pool, chunked, result_of
 
 Told = Callable[[BatchSummary], None]
 
 
-def nobody(summary: BatchSummary) -> None:
+def no_op(summary: BatchSummary) -> None:
     """Takes note of nothing."""
 
 
-class Cast:
+class WorkerGroup:
     """All roles of a run, by what the driver asks of them. Holds references, never tokens."""
 
     def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
         self._config = config
-        self.states: str | None = config.scoring.hidden_precision if config.reuses_states else None
+        self.states: str | None = config.teacher_server.hidden_dtype if config.reuses_states else None
         """The type of the states that mixed sampling is asked for; None: teacher actors read all answers."""
         self.states_gap: float | None = None
         """How far such states are from the teacher's own, once that is known."""
@@ -58,7 +58,7 @@ class Cast:
             [self._teacher(n, plan, reserved) for n in reserved.names("teacher")], "teacher"
         )
 
-    def come_up(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
         wait_for(self._all(), self._config.cluster.start_timeout_s)
         self.learner.ready()
@@ -81,7 +81,7 @@ class Cast:
     def _teacher(self, name: str, plan: Plan, reserved: Reservation) -> Any:
         assert self._config.teacher is not None, "a teacher actor without a teacher"
         return TeacherActor.options(**reserved.options(name)).remote(
-            name, self._config.teacher, self._config.scoring, plan.vocabulary, reserved.threads(name)
+            name, self._config.teacher, self._config.teacher_server, plan.vocabulary, reserved.threads(name)
         )  # fmt: skip
 
     def _all(self) -> list[Any]:
@@ -93,17 +93,17 @@ class Cast:
         """Names of actors that died and whose work others took over."""
         return self._rollouts.lost + self._teachers.lost
 
-    def roll(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = nobody) -> list[Chunk]:
+    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = no_op) -> list[Chunk]:
         """Answers to the prompts, in their order."""
 
         def call(actor: Any, piece: Sequence[Prompt]) -> Any:
-            return actor.roll.options(num_returns=2).remote(list(piece), spec)
+            return actor.generate.options(num_returns=2).remote(list(piece), spec)
 
-        chunks = self._rollouts.spread(list(pieces_of(prompts, self._config.rollout.chunk)), call, done)
+        chunks = self._rollouts.map(list(chunked(prompts, self._config.rollout.chunk)), call, done)
         return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
 
     def score(
-        self, chunks: Sequence[Chunk], *, hidden: bool, logprobs: bool, done: Told = nobody
+        self, chunks: Sequence[Chunk], *, hidden: bool, logprobs: bool, done: Told = no_op
     ) -> list[Chunk]:
         """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
         known = [chunk for chunk in chunks if chunk.scored]
@@ -120,7 +120,7 @@ class Cast:
                 chunk.ref, temperature, with_hidden=hidden, with_logprobs=logprobs
             )
 
-        unknown = iter(self._teachers.spread([c for c in chunks if c not in known], call, done))
+        unknown = iter(self._teachers.map([c for c in chunks if c not in known], call, done))
         return [chunk if chunk in known else next(unknown) for chunk in chunks]
 
     def publish(self, version: WeightVersion) -> WeightManifest:
@@ -129,7 +129,7 @@ class Cast:
 
     def load(self, manifest: WeightManifest) -> float:
         """New weights for every rollout actor; returns the slowest one's seconds."""
-        loaded = self._rollouts.tell_all(lambda actor: actor.load.remote(manifest))
+        loaded = self._rollouts.broadcast(lambda actor: actor.load.remote(manifest))
         return max((seconds for _, seconds in loaded), default=0.0)
 
     def write(self, number: int, version: int, scored: Sequence[Chunk]) -> Metrics:
@@ -177,21 +177,21 @@ def wait_for(actors: Sequence[Any], timeout_s: float) -> None:
 
 
 @contextmanager
-def cast(config: RunConfig, plan: Plan, folder: RunFolder) -> Iterator[Cast]:
+def start_workers(config: RunConfig, plan: Plan, folder: RunFolder) -> Iterator[WorkerGroup]:
     """The cast for the length of the block; its places are given back whatever happens."""
-    reserved = Reservation(places(config, os.cpu_count() or 1), config.cluster)
+    reserved = Reservation(bundles(config, os.cpu_count() or 1), config.cluster)
     try:
-        players = Cast(config, plan, folder, reserved)
+        workers = WorkerGroup(config, plan, folder, reserved)
         try:
-            players.come_up()
-            yield players
+            workers.wait_ready()
+            yield workers
         finally:
-            players.stop()
+            workers.stop()
     finally:
         reserved.release()
 
 
-class EvalCast:
+class EvalWorkerGroup:
     """All roles of an evaluation, for one model at a time. Holds references of answers, never tokens."""
 
     def __init__(
@@ -218,7 +218,7 @@ class EvalCast:
         self._measurers = Pool.of(
             [
                 MeasurerActor.options(**reserved.options(name)).remote(
-                    name, model, teacher, config.scoring, vocabulary, reserved.threads(name)
+                    name, model, teacher, config.teacher_server, vocabulary, reserved.threads(name)
                 )
                 for name in reserved.names("measurer")
             ],
@@ -226,27 +226,27 @@ class EvalCast:
         )
         self._timeout_s = config.cluster.start_timeout_s
 
-    def come_up(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
         wait_for(self._all(), self._timeout_s)
 
-    def become(self, model: ModelConfig) -> None:
+    def swap_model(self, model: ModelConfig) -> None:
         """Look at another model of the same shape from now on: all processes stay, only weights change."""
         model = plain_model(model)
-        result_of(self._grader.become.remote(load_tokenizer(model, "models")), "grader")
+        result_of(self._grader.swap_model.remote(load_tokenizer(model, "models")), "grader")
         for pool in (self._rollouts, self._measurers):
-            pool.tell_all(lambda actor: actor.become.remote(model))
+            pool.broadcast(lambda actor: actor.swap_model.remote(model))
 
     def _all(self) -> list[Any]:
         return [self._grader, *self._rollouts.actors, *self._measurers.actors]
 
-    def roll(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = nobody) -> list[Chunk]:
+    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = no_op) -> list[Chunk]:
         """Answers to the prompts, in their order."""
 
         def call(actor: Any, piece: Sequence[Prompt]) -> Any:
-            return actor.roll.options(num_returns=2).remote(list(piece), spec)
+            return actor.generate.options(num_returns=2).remote(list(piece), spec)
 
-        return self._rollouts.spread(list(pieces_of(prompts, self._chunk)), call, done)
+        return self._rollouts.map(list(chunked(prompts, self._chunk)), call, done)
 
     def grade(
         self,
@@ -264,24 +264,24 @@ class EvalCast:
         )
         return result_of(call, "grader")
 
-    def measure(self, chunks: Sequence[Chunk], *, compare: bool, done: Told = nobody) -> list[PassageMeasure]:
+    def measure(self, chunks: Sequence[Chunk], *, compare: bool, done: Told = no_op) -> list[PassageMeasure]:
         """Exact figures at each token of the chunks' passages, in their order."""
 
         def call(actor: Any, chunk: Chunk) -> Any:
             return actor.measure.options(num_returns=2).remote(chunk.ref, compare)
 
-        found = self._measurers.spread(chunks, call, done)
+        found = self._measurers.map(chunks, call, done)
         return [one for chunk in found for one in ray.get(chunk.ref)]
 
     def choose(
-        self, prompts: Sequence[Prompt], labels: Sequence[Ids], done: Told = nobody
+        self, prompts: Sequence[Prompt], labels: Sequence[Ids], done: Told = no_op
     ) -> list[LabelLogprobs]:
         """Log-prob of each label behind each prompt."""
 
         def call(actor: Any, piece: Sequence[Prompt]) -> Any:
             return actor.choose.options(num_returns=2).remote(list(piece), list(labels))
 
-        found = self._measurers.spread(list(pieces_of(prompts, self._chunk)), call, done)
+        found = self._measurers.map(list(chunked(prompts, self._chunk)), call, done)
         return [one for chunk in found for one in ray.get(chunk.ref)]
 
     def stop(self) -> None:
@@ -290,38 +290,38 @@ class EvalCast:
             ray.kill(actor)
 
 
-def eval_places(config: EvalConfig, *, samples: bool, reads: bool) -> list[Place]:
+def eval_bundles(config: EvalConfig, *, samples: bool, reads: bool) -> list[Bundle]:
     """What the actors of an evaluation reserve: engines where answers are sampled, readers where it reads."""
     here = config.cluster
     threads = here.threads or os.cpu_count() or 1
-    wanted: list[Place] = []
+    wanted: list[Bundle] = []
     if samples:
         wanted += [
-            Place(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
+            Bundle(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
                   threads=threads)
-            for i in range(config.engine.actors)
+            for i in range(config.engine.num_engines)
         ]  # fmt: skip
     if reads:
         wanted += [
-            Place(name=f"measurer-{i}", role="measurer", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
+            Bundle(name=f"measurer-{i}", role="measurer", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
                   threads=threads)
-            for i in range(config.scoring.actors)
+            for i in range(config.teacher_server.num_actors)
         ]  # fmt: skip
     return wanted
 
 
 @contextmanager
-def eval_cast(
+def start_eval_workers(
     config: EvalConfig, model: ModelConfig, vocabulary: int, *, samples: bool, reads: bool, compares: bool
-) -> Iterator[EvalCast]:
+) -> Iterator[EvalWorkerGroup]:
     """The cast for the length of the block; its places are given back whatever happens."""
-    reserved = Reservation(eval_places(config, samples=samples, reads=reads), config.cluster)
+    reserved = Reservation(eval_bundles(config, samples=samples, reads=reads), config.cluster)
     try:
-        players = EvalCast(config, model, vocabulary, reserved, compares)
+        workers = EvalWorkerGroup(config, model, vocabulary, reserved, compares)
         try:
-            players.come_up()
-            yield players
+            workers.wait_ready()
+            yield workers
         finally:
-            players.stop()
+            workers.stop()
     finally:
         reserved.release()

@@ -15,8 +15,8 @@ def warnings(now: Mapping[str, float], start: Mapping[str, float]) -> list[str]:
     """Sentences about the latest values, compared with those of the first set."""
     found: list[str] = []
 
-    def fell_below(name: str, share: float) -> bool:
-        return name in now and name in start and now[name] < share * start[name]
+    def fell_below(name: str, fraction: float) -> bool:
+        return name in now and name in start and now[name] < fraction * start[name]
 
     if fell_below("rollout/answer_tokens", 0.3):
         found.append(
@@ -44,16 +44,16 @@ def warnings(now: Mapping[str, float], start: Mapping[str, float]) -> list[str]:
     if now.get("learner/engine_gap", 0.0) > 0.05:
         found.append(
             f"log q differs by {now['learner/engine_gap']:.3f} nats between engine and learner at the same"
-            " version; try rollout.precision=float32 and learner.precision=float32"
+            " version; try rollout.dtype=float32 and learner.dtype=float32"
         )
     if now.get("teacher/states_gap", 0.0) > MOST_STATES_GAP:
         found.append(
             f"the teacher's states in the engine are {now['teacher/states_gap']:.2f} from its own, so it"
-            " reads answers by itself; set scoring.reuse=false to say so beforehand"
+            " reads answers by itself; set teacher_server.reuse=false to say so beforehand"
         )
     if now.get("learner/clip_fraction", 0.0) > 0.5:
         found.append(
-            f"{now['learner/clip_fraction']:.0%} of tokens are clipped; try fewer learner.inner_epochs or a"
+            f"{now['learner/clip_fraction']:.0%} of tokens are clipped; try fewer learner.num_iterations or a"
             " lower learner.optimizer.lr"
         )
     return found

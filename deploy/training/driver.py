@@ -23,10 +23,10 @@ from ...common.metrics import means, merge
 from ...common.types import BatchSummary, Passage, Prompt, SamplingSpec, WeightVersion
 from ...learner.sharding import Item
 from ..cli.progress import Progress
-from ..data.streams import Feed
+from ..data.streams import DataStreams
 from ..models.model_card import write_card
 from ..runtime.pool import Chunk
-from ..runtime.workers import Cast
+from ..runtime.workers import WorkerGroup
 from . import collapse
 from .measurement import Measurement
 from .metrics_log import Recorder, summary_of
@@ -55,13 +55,13 @@ class Result:
 
 
 class Driver:
-    """One run over a cast that is ready. `go` is the whole of it."""
+    """One run over a cast that is ready. `run` is the whole of it."""
 
     def __init__(
-        self, config: RunConfig, feed: Feed, cast: Cast, folder: RunFolder, recorder: Recorder,
+        self, config: RunConfig, streams: DataStreams, start_workers: WorkerGroup, folder: RunFolder, recorder: Recorder,
         progress: Progress, state: State | None,
     ):  # fmt: skip
-        self._config, self._feed, self._cast = config, feed, cast
+        self._config, self._streams, self._workers = config, streams, start_workers
         self._folder, self._recorder, self._progress = folder, recorder, progress
         self._state = state or State()
         self._resumed = state is not None
@@ -70,7 +70,7 @@ class Driver:
         self._warned: set[str] = set()
         self._lost: list[str] = []
 
-    def go(self) -> Result:
+    def run(self) -> Result:
         """Run to the last step; a resumed run starts at its newest checkpoint."""
         began = time.monotonic()
         if self._resumed:
@@ -78,7 +78,7 @@ class Driver:
         else:
             self._first_measure()
         state, config = self._state, self._config
-        self._progress.start_steps(state.step, config.learner.steps, self._of_tokens)
+        self._progress.start_steps(state.step, config.learner.max_steps, self._of_tokens)
         while not self._done:
             started = time.monotonic()
             self._learn(self._collect_and_score())
@@ -95,7 +95,7 @@ class Driver:
         """Whether all steps are made, or all tokens trained on that the run may use."""
         learner, state = self._config.learner, self._state
         spent = learner.token_budget is not None and state.tokens >= learner.token_budget
-        return spent or state.step >= learner.steps
+        return spent or state.step >= learner.max_steps
 
     @property
     def _of_tokens(self) -> float | None:
@@ -108,25 +108,25 @@ class Driver:
         config, number = self._config, self._state.sets
         chunks = self._sample(number) if config.sampled_answers else []
         if config.given_answers:
-            chunks += self._feed.take_answers(config.given_answers)
-        if config.objective.kind == "lm":
+            chunks += self._streams.take_answers(config.given_answers)
+        if config.objective.kind == "sft":
             return chunks
         began = time.monotonic()
         self._progress.phase("scoring")
         count = self._counting(sum(map(len, chunks)))
-        scored = self._cast.score(
+        scored = self._workers.score(
             chunks,
             hidden=config.objective.needs_teacher_hidden,
-            logprobs=config.objective.needs_teacher_logprobs or config.scoring.drawn_logprobs,
+            logprobs=config.objective.needs_teacher_logprobs or config.teacher_server.drawn_logprobs,
             done=count,
         )
         seconds = time.monotonic() - began
         read = [chunk.summary for chunk in scored if not chunk.scored]
         tokens = sum(sum(summary.answer_tokens) for summary in read)
         values = {"teacher/set_s": seconds, "teacher/tokens_per_s": tokens / seconds} if tokens else {}
-        if self._cast.states_gap is not None:
-            values["teacher/states_gap"] = self._cast.states_gap
-        values |= means(self._cast.write(number, self._state.version, scored))
+        if self._workers.states_gap is not None:
+            values["teacher/states_gap"] = self._workers.states_gap
+        values |= means(self._workers.write(number, self._state.version, scored))
         values |= means(merge(summary.metrics for summary in read))
         self._recorder.record(self._state.step, values)
         self._watch(values)
@@ -136,8 +136,10 @@ class Driver:
         config = self._config
         began = time.monotonic()
         self._progress.phase("sampling")
-        prompts = self._feed.take_prompts(config.sampled_answers // config.rollout.samples)
-        chunks = self._cast.roll(prompts, self._spec(seed=number), self._counting(config.sampled_answers))
+        prompts = self._streams.take_prompts(config.sampled_answers // config.rollout.num_generations)
+        chunks = self._workers.generate(
+            prompts, self._spec(seed=number), self._counting(config.sampled_answers)
+        )
         seconds = time.monotonic() - began
         tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
         values = {"rollout/set_s": seconds, "rollout/tokens_per_s": tokens / seconds}
@@ -148,16 +150,16 @@ class Driver:
     def _learn(self, chunks: list[Chunk]) -> None:
         """Inner epochs over one set, each in an order of its own; then the set is let go."""
         self._run_epochs(items_of(chunks))
-        self._cast.learner.forget()
+        self._workers.learner.release()
 
     def _run_epochs(self, items: Sequence[Item]) -> None:
         config, state = self._config, self._state
         self._progress.phase("learning")
-        for epoch in range(config.inner_epochs):
+        for epoch in range(config.num_iterations):
             order = np.random.default_rng([config.seed, state.sets, epoch]).permutation(len(items))
             for start in range(0, len(items), config.learner.batch_size):
                 batch = [items[i] for i in order[start : start + config.learner.batch_size]]
-                report = self._cast.learner.step(
+                report = self._workers.learner.step(
                     batch, self._text_items(), fresh=epoch == 0 and start == 0, first_epoch=epoch == 0
                 )
                 state.step = report.step
@@ -174,20 +176,20 @@ class Driver:
     def _text_items(self) -> list[Item]:
         """Plain text for one step's language-model term; scored by the teacher where it has a share."""
         config = self._config
-        if config.text is None or config.objective.lm_coef == 0 or config.objective.kind == "lm":
+        if config.text is None or config.objective.lm_coef == 0 or config.objective.kind == "sft":
             return []
-        chunks = self._feed.take_text(config.text.batch_size or config.learner.batch_size)
+        chunks = self._streams.take_text(config.text.batch_size or config.learner.batch_size)
         if config.objective.text_teacher_share > 0:
-            chunks = self._cast.score(chunks, hidden=True, logprobs=False)
+            chunks = self._workers.score(chunks, hidden=True, logprobs=False)
         return items_of(chunks)
 
     def _publish(self) -> None:
         """The learner's weights to every rollout actor."""
         self._state.version += 1
         began = time.monotonic()
-        manifest = self._cast.publish(WeightVersion(self._state.version))
+        manifest = self._workers.publish(WeightVersion(self._state.version))
         published = time.monotonic()
-        load_s = self._cast.load(manifest)
+        load_s = self._workers.load(manifest)
         self._recorder.record(
             self._state.step,
             {
@@ -209,29 +211,29 @@ class Driver:
             samples=samples,
             seed=self._seed("measure", seed),
         )
-        chunks = self._cast.roll(prompts, spec, self._counting(len(prompts) * samples))
-        scores = self._cast.text_scores(prompts, chunks)
-        examples = [text for *_, text in self._cast.read(chunks[0], NUM_EXAMPLES)]
+        chunks = self._workers.generate(prompts, spec, self._counting(len(prompts) * samples))
+        scores = self._workers.text_scores(prompts, chunks)
+        examples = [text for *_, text in self._workers.read(chunks[0], NUM_EXAMPLES)]
         if self._config.teacher is None or teacher_mix > 0:
             return Measurement.of(scores, None, examples)
-        scored = self._cast.score(chunks, hidden=True, logprobs=False)
-        records = self._cast.learner.measure(items_of(scored))
+        scored = self._workers.score(chunks, hidden=True, logprobs=False)
+        records = self._workers.learner.measure(items_of(scored))
         reverse_kl = {(r.prompt_id, r.sample): r.reverse_kl for r in records if r.reverse_kl is not None}
         return Measurement.of(scores, reverse_kl, examples)
 
     def _first_measure(self) -> None:
         """Held-out and validation scores of the student as it starts."""
-        if self._feed.heldout:
+        if self._streams.test:
             self._progress.phase("held-out prompts, before")
-            samples, config = self._config.validation.heldout_samples, self._config
-            self._state.before = self.measure(self._feed.heldout, samples=samples).to_json()
+            samples, config = self._config.validation.test_num_generations, self._config
+            self._state.before = self.measure(self._streams.test, samples=samples).to_json()
             if config.samples_answers and config.rollout.teacher_mix > 0:
-                teacher = self.measure(self._feed.heldout, samples=samples, teacher_mix=1.0)
+                teacher = self.measure(self._streams.test, samples=samples, teacher_mix=1.0)
                 self._state.teacher = teacher.to_json()
         self._validate()
 
     def _validate_if_due(self) -> None:
-        every, step = self._config.validation.every, self._state.step
+        every, step = self._config.eval_steps, self._state.step
         if step // every > self._measured_at // every or self._done:
             self._validate()
 
@@ -239,12 +241,14 @@ class Driver:
         """Measure on validation prompts, and keep the student if it is the best so far."""
         state, config = self._state, self._config
         self._measured_at = state.step
-        if self._feed.validation_answers or self._feed.validation:
+        if self._streams.validation_answers or self._streams.validation:
             self._progress.phase("validating")
-        if self._feed.validation_answers:
-            values = {"validation/loss": self._answer_loss(self._feed.validation_answers)}
-        elif self._feed.validation:
-            values = self.measure(self._feed.validation, samples=config.validation.samples).values()
+        if self._streams.validation_answers:
+            values = {"validation/loss": self._answer_loss(self._streams.validation_answers)}
+        elif self._streams.validation:
+            values = self.measure(
+                self._streams.validation, samples=config.validation.num_generations
+            ).values()
         else:
             return
         self._recorder.record(state.step, values, version=state.version)
@@ -257,7 +261,7 @@ class Driver:
 
     def _answer_loss(self, passages: Sequence[Passage]) -> float:
         """-log q of given answers, nats per token."""
-        records = self._cast.learner.measure(items_of(self._feed.put(passages)))
+        records = self._workers.learner.measure(items_of(self._streams.put(passages)))
         return sum(r.nll for r in records) / sum(r.tokens for r in records)
 
     def _criterion(self, values: dict[str, float]) -> tuple[str, int]:
@@ -266,32 +270,32 @@ class Driver:
         if "validation/loss" in values:
             metric = "loss"
         elif metric == "auto":
-            answered = all(prompt.references for prompt in self._feed.validation)
+            answered = all(prompt.references for prompt in self._streams.validation)
             metric = "rouge_l" if answered else "reverse_kl"
         return f"validation/{metric}", 1 if metric == "rouge_l" else -1
 
     def _save_student(self, path: Path, values: dict[str, float]) -> None:
-        self._cast.learner.export(path)
+        self._workers.learner.export(path)
         write_card(path, self._config, self._state.step, values)
 
     def _checkpoint_if_due(self) -> None:
         state, config = self._state, self._config
         before = state.step - config.steps_per_set
-        every = config.checkpoint_every
+        every = config.save_steps
         if state.step // every > max(before, 0) // every or self._done:
             self._progress.phase("saving a checkpoint")
-            state.cursors = self._feed.cursors()
-            self._cast.learner.save(self._folder.checkpoint(state.step))
-            self._folder.complete_checkpoint(state, config.keep_checkpoints)
+            state.cursors = self._streams.cursors()
+            self._workers.learner.save(self._folder.checkpoint(state.step))
+            self._folder.complete_checkpoint(state, config.save_total_limit)
 
     def _restore(self) -> None:
         """Everything as it was at the newest checkpoint, in the learner and in the engines."""
         state = self._state
         self._progress.phase(f"going on from step {state.step}")
-        self._cast.learner.restore(self._folder.checkpoint(state.step))
+        self._workers.learner.restore(self._folder.checkpoint(state.step))
         self._folder.restore_best(state.step)
-        self._feed.move_to(state.cursors)
-        self._cast.load(self._cast.publish(WeightVersion(state.version)))
+        self._streams.move_to(state.cursors)
+        self._workers.load(self._workers.publish(WeightVersion(state.version)))
         self._measured_at = state.step
 
     def _finish(self, began: float) -> Result:
@@ -302,15 +306,15 @@ class Driver:
             self._save_student(self._folder.best, self._values)
             state.best_step = state.step
         before = after = teacher = None
-        if self._feed.heldout:
+        if self._streams.test:
             self._progress.phase("held-out prompts, after")
             if state.best_step != state.step:
-                self._cast.learner.adopt(self._folder.best)
+                self._workers.learner.load_weights(self._folder.best)
                 self._publish()
             before = Measurement.from_json(state.before) if state.before else None
             teacher = Measurement.from_json(state.teacher) if state.teacher else None
-            after = self.measure(self._feed.heldout, samples=self._config.validation.heldout_samples)
-        memory = self._cast.peak_memory()
+            after = self.measure(self._streams.test, samples=self._config.validation.test_num_generations)
+        memory = self._workers.peak_memory()
         self._recorder.event("memory", step=state.step, bytes=memory)
         return Result(
             folder=self._folder,
@@ -331,10 +335,10 @@ class Driver:
             top_p=rollout.top_p,
             top_k=rollout.top_k,
             teacher_mix=rollout.teacher_mix,
-            samples=rollout.samples,
+            samples=rollout.num_generations,
             seed=self._seed("set", seed),
             ignore_eos=rollout.ignore_eos,
-            states=self._cast.states,
+            states=self._workers.states,
         )
 
     def _seed(self, purpose: str, number: int) -> int:
@@ -357,7 +361,7 @@ class Driver:
         return tell
 
     def _tell_losses(self) -> None:
-        for name in [name for name in self._cast.lost if name not in self._lost]:
+        for name in [name for name in self._workers.lost if name not in self._lost]:
             self._lost.append(name)
             self._recorder.event("lost", step=self._state.step, name=name)
             self._progress.say(f"{name} died; the others of its role took over its work")

@@ -87,7 +87,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [row for _, row in _lines(folder / "metrics.jsonl") if "event" not in row]
 
 
-def forget_after(folder: Path, step: int) -> None:
+def drop_after(folder: Path, step: int) -> None:
     """Drop lines of steps after `step`: a resumed run writes them anew."""
     path = folder / "metrics.jsonl"
     if not path.exists():

@@ -98,7 +98,7 @@ def _open(pair: Pair) -> None:
     _engine = VllmEngine(
         str(pair.student),
         str(pair.teacher) if pair.teacher else None,
-        RolloutConfig(precision=pair.precision, cache_gib=pair.cache_gib, max_sequences=64),
+        RolloutConfig(dtype=pair.precision, kv_cache_gib=pair.cache_gib, max_num_seqs=64),
         vocabulary=pair.vocabulary,
         max_tokens=MAX_TOKENS,
     )

@@ -22,7 +22,7 @@ def actor(ray_cluster, pair):
         "rollout-7",
         ModelConfig(path=str(pair.student)),
         ModelConfig(path=str(pair.teacher)),
-        RolloutConfig(cache_gib=0.05),
+        RolloutConfig(kv_cache_gib=0.05),
         vocabulary=128,
         max_tokens=128,
         threads=1,
@@ -50,7 +50,7 @@ def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
     assert facts["start_s"] > 0
 
     prompts = [*some_prompts(), Prompt(id="long", token_ids=np.full(120, 9, np.int32))]
-    rollouts_ref, summary_ref = actor.roll.options(num_returns=2).remote(prompts, SPEC)
+    rollouts_ref, summary_ref = actor.generate.options(num_returns=2).remote(prompts, SPEC)
     summary: Any = ray.get(summary_ref)
     rollouts: Any = ray.get(rollouts_ref)
     assert summary.prompt_ids == tuple(r.prompt_id for r in rollouts)
@@ -63,11 +63,11 @@ def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
     for version in (1, 4):
         nudge(student, seed=version)
         manifest = in_store(*publish(student, version))
-        actor.expect.remote(manifest.version, [manifest.buckets[0].ref])  # the other is fetched by the load
+        actor.prefetch.remote(manifest.version, [manifest.buckets[0].ref])  # the other is fetched by the load
         loaded, seconds = ray.get(actor.load.remote(manifest))
         assert loaded == version
         assert seconds > 0
-    rollout = ray.get(actor.roll.options(num_returns=2).remote(prompts[:1], SPEC)[0])[0]
+    rollout = ray.get(actor.generate.options(num_returns=2).remote(prompts[:1], SPEC)[0])[0]
     assert (rollout.oldest, rollout.newest) == (4, 4)
     logits = reference_logits(student, rollout.prompt_ids, rollout.answer_ids)
     want = logits.log_softmax(-1).numpy()[np.arange(len(rollout.answer_ids)), rollout.answer_ids]

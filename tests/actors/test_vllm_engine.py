@@ -125,14 +125,16 @@ def test_sampled_frequencies_are_those_of_the_mixture(engines, tmp_path_factory,
 
 def test_an_answer_depends_on_its_seed_prompt_and_sample_alone(engines, pair):
     engine, prompts = engines.use(pair), some_prompts()
-    together = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
+    max_packed_len = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
     again = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
-    apart = [a.answer_ids.tolist() for p in reversed(prompts) for a in engine.call("generate", [p], SPEC)]
+    distance = [a.answer_ids.tolist() for p in reversed(prompts) for a in engine.call("generate", [p], SPEC)]
     other = [a.answer_ids.tolist() for a in engine.call("generate", prompts, replace(SPEC, seed=8))]
-    assert together == again
-    assert together == [answer for p in range(len(prompts), 0, -1) for answer in apart[3 * p - 3 : 3 * p]]
-    assert not any(a == b for a, b in zip(together, other, strict=True))
-    assert len({tuple(answer) for answer in together}) == len(together)
+    assert max_packed_len == again
+    assert max_packed_len == [
+        answer for p in range(len(prompts), 0, -1) for answer in distance[3 * p - 3 : 3 * p]
+    ]
+    assert not any(a == b for a, b in zip(max_packed_len, other, strict=True))
+    assert len({tuple(answer) for answer in max_packed_len}) == len(max_packed_len)
 
 
 def test_answers_that_lose_their_place_in_the_cache_go_on_as_if_nothing_had_happened(engines, pair):

@@ -24,7 +24,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         seen.append(tuple(x.shape))
         return onednn(x, *rest)
 
-    monkeypatch.setattr(products, "_ONEDNN", spy)
+    monkeypatch.setattr(onednn_linear, "_ONEDNN", spy)
     return seen
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minillm_ray.common.heads import final_hidden
-from minillm_ray.common.packed_attention import UNBOUNDED, Layout, read, share
+from minillm_ray.common.packed_attention import UNBOUNDED, Layout, enable_packing, read
 from minillm_ray.common.packing import Tokens, pack
 from minillm_ray.tests.families import FAMILIES, tiny
 from torch import Tensor
@@ -33,8 +33,8 @@ def some_words() -> list[Tokens]:
     return arrays([[*template, *p, *a] for p in (first, second) for a in answers] + [[60, 61, 62]])
 
 
-def together(model: PreTrainedModel, words: list[Tokens]) -> list[Tensor]:
-    packed = pack(words, together=1000)
+def max_packed_len(model: PreTrainedModel, words: list[Tokens]) -> list[Tensor]:
+    packed = pack(words, max_packed_len=1000)
     layout = Layout.of(packed, CPU)
     assert layout is not None
     states = read(model, torch.from_numpy(packed.ids), layout)[0]
@@ -54,11 +54,11 @@ def gradients(model: PreTrainedModel, states: list[Tensor]) -> dict[str, Tensor]
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ALONE])
 def test_states_and_gradients_of_shared_rows_are_those_of_rows_of_their_own(family: str) -> None:
     model, words = tiny(family), some_words()
-    assert share(model) > max(map(len, words))
-    shared, apart = together(model, words), alone(model, words)
-    for one, other in zip(shared, apart, strict=True):
+    assert enable_packing(model) > max(map(len, words))
+    shared, distance = max_packed_len(model, words), alone(model, words)
+    for one, other in zip(shared, distance, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    found, wanted = gradients(model, shared), gradients(model, apart)
+    found, wanted = gradients(model, shared), gradients(model, distance)
     assert found.keys() == wanted.keys()
     largest = max(float(gradient.norm()) for gradient in wanted.values())
     for name, gradient in found.items():
@@ -69,11 +69,11 @@ def test_states_and_gradients_of_shared_rows_are_those_of_rows_of_their_own(fami
 @settings(max_examples=25, deadline=None)
 def test_no_token_is_moved_by_one_of_another_sequence(words: list[list[int]]) -> None:
     model = tiny("llama").double()
-    assert share(model)
-    if pack(arrays(words), together=1000).shared is None:
+    assert enable_packing(model)
+    if pack(arrays(words), max_packed_len=1000).shared is None:
         return
     with torch.no_grad():
-        for one, other in zip(together(model, arrays(words)), alone(model, arrays(words)), strict=True):
+        for one, other in zip(max_packed_len(model, arrays(words)), alone(model, arrays(words)), strict=True):
             torch.testing.assert_close(one, other)
 
 
@@ -85,22 +85,22 @@ def test_a_model_that_shares_rows_still_reads_padded_ones(family: str) -> None:
     model = tiny(family)
     with torch.no_grad():
         before = final_hidden(model, ids, mask)
-        assert share(model)
+        assert enable_packing(model)
         assert torch.equal(final_hidden(model, ids, mask), before)
 
 
 def test_sharing_twice_is_sharing_once() -> None:
     model = tiny("llama")
-    assert share(model) == share(model) == UNBOUNDED
+    assert enable_packing(model) == enable_packing(model) == UNBOUNDED
     assert model.config._attn_implementation == "shared_sdpa"
 
 
 def test_memory_saved_by_recomputing_changes_no_gradient() -> None:
     model, words = tiny("llama").train(), some_words()
-    assert share(model)
-    wanted = gradients(model, together(model, words))
+    assert enable_packing(model)
+    wanted = gradients(model, max_packed_len(model, words))
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    for name, gradient in gradients(model, together(model, words)).items():
+    for name, gradient in gradients(model, max_packed_len(model, words)).items():
         torch.testing.assert_close(gradient, wanted[name])
 
 
@@ -114,22 +114,22 @@ def test_memory_saved_by_recomputing_changes_no_gradient() -> None:
 def test_a_family_that_cannot_is_left_as_it_was(model) -> None:
     made = model()
     before = made.config._attn_implementation
-    assert share(made) == 0
+    assert enable_packing(made) == 0
     assert made.config._attn_implementation == before
 
 
 def test_a_model_with_a_window_shares_rows_of_what_fits_into_it() -> None:
     model = tiny("mistral", sliding_window=8)
-    assert share(model) == 8
+    assert enable_packing(model) == 8
     words = [np.arange(3 + n, 11 + n, dtype=np.int32) for n in range(4)]
     words[1][:3] = words[0][:3]
     with torch.no_grad():
-        for one, other in zip(together(model, words), alone(model, words), strict=True):
+        for one, other in zip(max_packed_len(model, words), alone(model, words), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert pack([np.arange(9, dtype=np.int32), *words], together=share(model)).shared is None
+    assert pack([np.arange(9, dtype=np.int32), *words], max_packed_len=enable_packing(model)).shared is None
     model.config.window_size = 8
-    assert share(model) == 0
+    assert enable_packing(model) == 0
 
 
 def test_a_model_in_16_bits_shares_rows_too() -> None:
-    assert share(tiny("llama").bfloat16()) > 0
+    assert enable_packing(tiny("llama").bfloat16()) > 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from minillm_ray.common import errors, weights
+from minillm_ray.common import errors, types, weights
 from minillm_ray.common.types import (
     AnswerMeasure,
     BatchSummary,
@@ -101,7 +101,7 @@ def test_a_message_arrives_as_it_was_sent(message: Any):
 
 def test_every_message_has_an_example_here():
     messages_of_ours = {
-        found for module in (messages, weights) for found in _own_classes(module) if is_dataclass(found)
+        found for module in (types, weights) for found in _own_classes(module) if is_dataclass(found)
     }
     assert {type(example) for example in EXAMPLES} == messages_of_ours
 

@@ -42,7 +42,7 @@ def bereft(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Path:
     """Folder of a run that lost one of its two rollout actors after the first set of answers."""
     folder = tmp_path_factory.mktemp("bereft") / "run"
     teacher, student = tiny_pair
-    config = tiny_run(teacher, student, questions, folder, rollout={"actors": 2})
+    config = tiny_run(teacher, student, questions, folder, rollout={"num_engines": 2})
     killer = threading.Thread(target=kill_after_first_set, args=("rollout-1", folder))
     killer.start()
     train(config)
@@ -67,7 +67,7 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
     teacher = shutil.copytree(tiny_pair[0], folder / "teacher")
     run = folder / "run"
-    train(tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "steps": 2}))
+    train(tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "max_steps": 2}))
     settings = run / "config.yaml"
     settings.write_text(settings.read_text().replace("steps: 2", "steps: 4"))
     poison(teacher, "d")
@@ -79,7 +79,7 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     return Stopped(run, str(complaint.value), kept)
 
 
-STEPS = {"ranks": 2, "batch_size": 8, "micro_batch": 2, "inner_epochs": 2, "optimizer": {"lr": 1e-3}}
+STEPS = {"ranks": 2, "batch_size": 8, "micro_batch": 2, "num_iterations": 2, "optimizer": {"lr": 1e-3}}
 
 
 def poison(model: Path, letters: str) -> None:

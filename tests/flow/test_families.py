@@ -27,8 +27,8 @@ def test_after_two_updates_the_engine_draws_from_the_learners_weights(
         student,
         questions,
         tmp_path / "run",
-        learner={"zero_stage": 3, "inner_epochs": 1, "steps": 3, "ranks": 2, "batch_size": 8,
-                 "micro_batch": 2, "optimizer": {"lr": 0.01}},
+        learner={"zero_stage": 3, "num_iterations": 1, "max_steps": 3, "world_size": 2, "batch_size": 8,
+                 "micro_batch_size": 2, "optimizer": {"lr": 0.01}},
     )  # fmt: skip
     train(config)
     rows = [row for row in read_metrics(tmp_path / "run") if "learner/engine_gap" in row]

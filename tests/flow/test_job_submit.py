@@ -123,7 +123,7 @@ def run_file(tmp_path_factory) -> Callable[[str, int], Path]:
     questions = write_questions(base / "questions.jsonl")
 
     def write(name: str, steps: int) -> Path:
-        config = tiny_run(teacher, student, questions, base / name, learner={"steps": steps})
+        config = tiny_run(teacher, student, questions, base / name, learner={"max_steps": steps})
         save_resolved(config, base / f"{name}-file")
         return base / f"{name}-file" / "config.yaml"
 

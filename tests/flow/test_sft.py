@@ -22,7 +22,7 @@ def test_fine_tuning_needs_learners_alone_and_keeps_the_student_of_the_lowest_lo
     )
     settings = json.loads(run.model_dump_json(exclude_unset=True))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    steps = ["learner.steps=3", "learner.optimizer.lr=0.02", "validation.every=1"]
+    steps = ["learner.max_steps=3", "learner.optimizer.lr=0.02", "eval_steps=1"]
     result = train(load_sft(tmp_path / "run.yaml", steps))
     assert set(result.memory) == {"driver", "writer", "learner-0", "learner-1"}
     losses = {row["step"]: row["validation/loss"] for row in read_metrics(tmp_path / "run")

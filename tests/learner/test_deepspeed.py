@@ -68,8 +68,8 @@ def plain_gradient(scene: Scene, objective: ObjectiveConfig) -> dict[str, torch.
         log_q = all_logprobs(student, text.passage)
         p = all_logprobs(teacher, text.passage).detach().exp()
         drawn = torch.from_numpy(text.passage.answer_ids.astype(np.int64))[:, None]
-        share = objective.text_teacher_share
-        loss = -(1 - share) * log_q.gather(1, drawn).sum() - share * (p * log_q).sum()
+        enable_packing = objective.text_teacher_share
+        loss = -(1 - enable_packing) * log_q.gather(1, drawn).sum() - enable_packing * (p * log_q).sum()
         (objective.lm_coef * loss / divisor).backward()
     return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
 
@@ -241,7 +241,7 @@ def test_offload_without_zero_is_refused_with_the_way_out() -> None:
 
 
 def test_bfloat16_never_adds_gradients_up_in_bfloat16() -> None:
-    assert [zero_stage(LearnerConfig(precision="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
+    assert [zero_stage(LearnerConfig(dtype="bfloat16", zero_stage=s)) for s in STAGES] == [1, 1, 2, 3]
 
 
 def test_the_tokens_that_atkd_calls_hard_are_those_of_all_ranks(

@@ -60,9 +60,9 @@ def test_a_case_worked_by_hand(name):
 
 def test_akl_weighs_the_two_kls_by_where_the_gap_is():
     # Head: the likeliest word alone (0.5 <= 0.5; 0.8 > 0.5): gaps 0.3 | 0.1 + 0.35 + 0.05.
-    share = 0.3 / 0.8
+    fraction = 0.3 / 0.8
     assert value("akl") == pytest.approx(
-        share * BY_HAND["forward_kl"] + (1 - share) * BY_HAND["reverse_kl"], rel=1e-12
+        fraction * BY_HAND["forward_kl"] + (1 - fraction) * BY_HAND["reverse_kl"], rel=1e-12
     )
 
 
@@ -173,8 +173,8 @@ def test_sampled_answers_are_for_objectives_that_can_have_them():
     assert ObjectiveConfig().share_sampled == 1
     assert settings("jsd").share_sampled == 0
     assert settings("jsd", sampled_share=0.5).share_sampled == 0.5
-    for kind, share in (("lm", 0.5), ("minillm", 0.5)):
-        (fault,) = ObjectiveConfig.model_validate({"kind": kind, "sampled_share": share}).faults()
+    for kind, fraction in (("lm", 0.5), ("minillm", 0.5)):
+        (fault,) = ObjectiveConfig.model_validate({"kind": kind, "sampled_share": fraction}).faults()
         assert "objective.sampled_share" in fault
     with pytest.raises(ConfigError):
         raise ConfigError(*settings("jsd", jsd_beta=0).faults())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minillm_ray.common.config.objective import DivergenceName, ObjectiveConfig
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.heads import Head, final_hidden, read_head
-from minillm_ray.learner import fused_loss
+from minillm_ray.learner import fused_loss as fused_loss_module
 from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
 from minillm_ray.learner.fused_loss import even_size, fused_loss
 from torch import Tensor
@@ -107,12 +107,12 @@ def plain_akl(p: Tensor, q: Tensor, problem: Problem) -> Tensor:
     values = []
     for row_p, row_q in zip(p, q, strict=True):
         mass, head, tail = 0.0, 0.0, 0.0
-        for place, word in enumerate(row_p.argsort(descending=True).tolist()):
+        for index, word in enumerate(row_p.argsort(descending=True).tolist()):
             mass += row_p[word].item()
             gap = (row_p[word] - row_q[word]).abs().item()
-            head, tail = (head + gap, tail) if place == 0 or mass <= AKL_MASS else (head, tail + gap)
-        share = head / (head + tail)
-        values.append(share * kl(row_p, row_q) + (1 - share) * kl(row_q, row_p))
+            head, tail = (head + gap, tail) if index == 0 or mass <= AKL_MASS else (head, tail + gap)
+        fraction = head / (head + tail)
+        values.append(fraction * kl(row_p, row_q) + (1 - fraction) * kl(row_q, row_p))
     return torch.stack(values)
 
 
@@ -217,7 +217,7 @@ def test_how_many_rows_are_walked_at_once_changes_nothing(
 ):
     problem = Problem(dtype=torch.float64, **KINDS_OF_HEAD[kind])
     expected = problem.fused(divergence, overlap=True)
-    monkeypatch.setattr(fused_head, "PART_LOGITS", (3 * 290,) * 2)  # of the 8 rows of a chunk
+    monkeypatch.setattr(fused_loss_module, "PART_LOGITS", (3 * 290,) * 2)  # of the 8 rows of a chunk
     found = problem.fused(divergence, overlap=True)
     assert off(found.loss, expected.loss) < 1e-13
     for name, values in expected.figures.items():

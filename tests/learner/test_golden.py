@@ -44,7 +44,7 @@ class Golden:
         self.settings = ObjectiveConfig(
             preset="reference",
             gamma=hyper["gamma"],
-            clip_range=hyper["cliprange"],
+            epsilon=hyper["cliprange"],
             reward_scaling=hyper["reward_scaling"],
             reward_clip=hyper["cliprange_reward"],
         )

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.errors import NonFiniteLoss
-from minillm_ray.learner.logprob_cache import KeptLogprobs
+from minillm_ray.learner import fused_loss
+from minillm_ray.learner.logprob_cache import TeacherLogprobCache
 from minillm_ray.learner.rank import head_of
-from minillm_ray.learner.sharding import Item, deal_step
+from minillm_ray.learner.sharding import Item, shard_step
 from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, items_of, run_config
 from minillm_ray.tests.learner.test_step import PlainEngine
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 @given(st.data())
 def test_what_is_read_is_what_was_written_whatever_else_is_asked(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=8), "lengths")
-    kept = KeptLogprobs(data.draw(st.integers(0, 24), "room"), 3, CPU)
+    kept = TeacherLogprobCache(data.draw(st.integers(0, 24), "room"), 3, CPU)
     truth = {key: torch.rand(length, 3) for key, length in enumerate(lengths)}
     written: set[int] = set()
     for _ in range(data.draw(st.integers(1, 8), "times")):
@@ -48,10 +49,10 @@ def test_what_is_read_is_what_was_written_whatever_else_is_asked(data: st.DataOb
 
 
 def test_the_next_set_has_the_whole_room_again() -> None:
-    kept = KeptLogprobs(4, 3, CPU)
+    kept = TeacherLogprobCache(4, 3, CPU)
     assert kept.rows([("a", 3)]) is not None
     assert kept.rows([("b", 2)]) is None
-    kept.forget()
+    kept.release()
     again = kept.rows([("a", 4)])
     assert again is not None
     assert not again.known
@@ -74,12 +75,12 @@ class Lesson:
     def step(self, order: list[int], *, micro_batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
         self.engine.student.zero_grad()
         items = items_of("answers", self._scene.samples)
-        (share,) = deal_step([items[i] for i in order], [], ranks=1, micro_batch=micro_batch)
+        (rank_batch,) = shard_step([items[i] for i in order], [], world_size=1, micro_batch_size=micro_batch)
 
         def load(item: Item) -> Any:
             return self._scene.samples[item.position]
 
-        metrics = self.runner.step(share, load, fresh=False, first_epoch=False)
+        metrics = self.runner.step(rank_batch, load, fresh=False, first_epoch=False)
         return metrics, {
             name: p.grad.clone() for name, p in self.engine.student.named_parameters() if p.grad is not None
         }
@@ -99,29 +100,29 @@ OBJECTIVES = {
 def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
     scene: Scene, objective: ObjectiveConfig, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_head, "PART_LOGITS", (rows_at_once * VOCABULARY,) * 2)
+    monkeypatch.setattr(fused_loss, "PART_LOGITS", (rows_at_once * VOCABULARY,) * 2)
     count = len(scene.samples)
     kept, plain = Lesson(scene, objective, count * MAX_NEW_TOKENS), Lesson(scene, objective, 0)
     orders = [list(range(count)), list(range(count))[::-1], list(range(count))[1::2]]
     teacher = kept.runner.teacher
     assert teacher is not None
     for order, micro_batch in zip(orders, (3, 2, 4), strict=True):
-        found, want = (lesson.step(order, micro_batch=micro_batch) for lesson in (kept, plain))
+        found, want = (lesson.step(order, micro_batch_size=micro_batch) for lesson in (kept, plain))
         for name, (total, _) in want[0].items():
             assert found[0][name][0] == pytest.approx(total, rel=1e-5, abs=1e-6), name
         for name, gradient in want[1].items():
             assert (found[1][name] - gradient).abs().max() <= 1e-6 * max(1.0, gradient.abs().max()), name
         kept.runner.teacher = replace(teacher, weight=torch.full_like(teacher.weight, torch.nan))
-    kept.runner.forget()
+    kept.runner.release()
     with pytest.raises(NonFiniteLoss):  # the next set asks the teacher anew
-        kept.step(orders[0], micro_batch=3)
+        kept.step(orders[0], micro_batch_size=3)
 
 
 @pytest.mark.parametrize(
     ("changes", "asked"),
     [
         ({}, True),
-        ({"inner_epochs": 1}, False),
+        ({"num_iterations": 1}, False),
         ({"objective": {"single_step": False}}, False),
         ({"objective": {"kind": "kd", "sampled_share": 1.0}}, True),
         ({"objective": {"kind": "kd", "sampled_share": 0.0}}, False),
@@ -134,5 +135,5 @@ def test_they_are_kept_where_a_set_is_met_again_and_the_loss_asks_the_teacher(
     mib = positions * 1024 * 4 >> 20
     for room, words, fits in ((mib, 1024, True), (mib, 1025, False), (0, 1024, False)):
         config = run_config(scene, keep_logprobs_mib=room, **changes)
-        assert config.rollout.answers == 256
+        assert config.rollout.rollout_batch_size == 256
         assert config.kept_positions(words) == (positions if asked and fits else 0)

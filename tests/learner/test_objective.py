@@ -35,7 +35,7 @@ KINDS = {
     "per_decision": PER_DECISION,
     "capped": changed(PAPER, clip_centre="student_at_sampling", importance_cap=1.1),
     "no_weights": changed(PAPER, importance_weight="none", single_step_weight="none"),
-    "lm": ObjectiveConfig(kind="lm"),
+    "lm": ObjectiveConfig(kind="sft"),
     "forward_kl": ObjectiveConfig(kind="kd"),
 }
 
@@ -290,8 +290,8 @@ def test_the_text_loss_is_half_next_token_half_teacher_by_hand():
     head = Head(weight=torch.eye(2), vocabulary=2)
     next_token = -torch.tensor(0.25).log().item()
     soft = -(0.5 * torch.tensor(0.75).log() + 0.5 * torch.tensor(0.25).log()).item()
-    for share in (0.0, 0.5, 1.0):
-        settings = changed(REFERENCE, text_teacher_share=share)
+    for fraction in (0.0, 0.5, 1.0):
+        settings = changed(REFERENCE, text_teacher_share=fraction)
         hidden = q.clone().requires_grad_()
         result = fused_loss(
             hidden,
@@ -304,16 +304,16 @@ def test_the_text_loss_is_half_next_token_half_teacher_by_hand():
             divergence=text_divergence(settings),
         )
         result.loss.backward()
-        assert result.loss.item() == pytest.approx((1 - share) * next_token + share * soft)
-        target = torch.tensor([[share * 0.5, (1 - share) + share * 0.5]])
+        assert result.loss.item() == pytest.approx((1 - fraction) * next_token + fraction * soft)
+        target = torch.tensor([[fraction * 0.5, (1 - fraction) + fraction * 0.5]])
         assert hidden.grad is not None
         assert torch.allclose(hidden.grad, torch.tensor([[0.75, 0.25]]) - target)
 
 
-@pytest.mark.parametrize(("share", "reduction"), [*product([0.0, 0.5], ["tokens", "sequences"])])
-def test_text_in_parts_adds_up(share: float, reduction):
+@pytest.mark.parametrize(("fraction", "reduction"), [*product([0.0, 0.5], ["tokens", "sequences"])])
+def test_text_in_parts_adds_up(fraction: float, reduction):
     batch = random_batch()
-    settings = changed(PAPER, text_teacher_share=share, reduction=reduction)
+    settings = changed(PAPER, text_teacher_share=fraction, reduction=reduction)
     divisor = loss_count(batch.answers.lengths, settings)
 
     def loss(rows: list[int]) -> float:

@@ -30,16 +30,16 @@ def test_what_lies_back_to_back_is_one_array_and_comes_apart_again(
     parts: list[tuple[list[int], bool]],
 ) -> None:
     room = torch.arange(1000.0)
-    tensors, place = [], 0
+    tensors, slot = [], 0
     for shape, gap in parts:  # a gap in front of some
-        place += 5 * gap
+        slot += 5 * gap
         size = int(np.prod(shape))
-        tensors.append(room[place : place + size].view(shape))
-        place += size
-    together = joined(tensors)
-    assert len(together) == 1 + sum(gap for _, gap in parts[1:])
-    assert all(flat.untyped_storage().data_ptr() == room.data_ptr() for flat in together)
-    arrays = [bits_of(flat) for flat in together]
+        tensors.append(room[slot : slot + size].view(shape))
+        slot += size
+    merged = joined(tensors)
+    assert len(merged) == 1 + sum(gap for _, gap in parts[1:])
+    assert all(flat.untyped_storage().data_ptr() == room.data_ptr() for flat in merged)
+    arrays = [bits_of(flat) for flat in merged]
     forms = tuple(TensorForm(name="p", shape=tuple(t.shape), dtype="float32") for t in tensors)
     bucket = WeightBucket(ref=None, tensors=forms, checksum=0)
     views = bucket.views(arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from minillm_ray.learner.sharding import Item, Totals, deal, deal_step
+from minillm_ray.learner.sharding import Item, Totals, shard_batch, shard_step
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=40)
 RANKS = st.integers(1, 5)
@@ -20,9 +20,9 @@ def test_every_item_is_dealt_once_and_can_be_traced_back(
     lengths: list[tuple[int, int]], ranks: int, micro_batch: int
 ) -> None:
     items = items_of(lengths)
-    hands = deal(items, ranks=ranks, micro_batch=micro_batch)
-    dealt = [item for hand in hands for run in hand.micro_batches for item in run]
-    order = [index for hand in hands for index in hand.order]
+    all_items = shard_batch(items, world_size=ranks, micro_batch_size=micro_batch)
+    dealt = [item for rank_items in all_items for run in rank_items.micro_batches for item in run]
+    order = [index for rank_items in all_items for index in rank_items.order]
     assert [items[index] for index in order] == dealt
     assert sorted(order) == list(range(len(items)))
 
@@ -31,10 +31,10 @@ def test_every_item_is_dealt_once_and_can_be_traced_back(
 def test_all_ranks_make_the_same_number_of_forwards_none_too_large_or_needless(
     lengths: list[tuple[int, int]], ranks: int, micro_batch: int
 ) -> None:
-    hands = deal(items_of(lengths), ranks=ranks, micro_batch=micro_batch)
+    all_items = shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch)
     even_share = -(-len(lengths) // ranks)
-    assert {len(hand.micro_batches) for hand in hands} == {-(-even_share // micro_batch)}
-    assert all(len(run) <= micro_batch for hand in hands for run in hand.micro_batches)
+    assert {len(rank_items.micro_batches) for rank_items in all_items} == {-(-even_share // micro_batch)}
+    assert all(len(run) <= micro_batch for rank_items in all_items for run in rank_items.micro_batches)
 
 
 @given(LENGTHS, RANKS, MICRO_BATCH)
@@ -42,36 +42,38 @@ def test_totals_are_those_of_the_whole_step(
     lengths: list[tuple[int, int]], ranks: int, micro_batch: int
 ) -> None:
     want = Totals(answers=len(lengths), answer_tokens=sum(t for _, t in lengths))
-    for hand in deal(items_of(lengths), ranks=ranks, micro_batch=micro_batch):
-        assert hand.totals == want
+    for rank_items in shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch):
+        assert rank_items.totals == want
 
 
 def test_ranks_get_even_loads_and_micro_batches_like_lengths() -> None:
     lengths = [(10, n) for n in range(1, 33)]
-    hands = deal(items_of(lengths), ranks=2, micro_batch=4)
-    loads = [sum(i.prompt_tokens + i.answer_tokens for run in h.micro_batches for i in run) for h in hands]
+    all_items = shard_batch(items_of(lengths), world_size=2, micro_batch_size=4)
+    loads = [
+        sum(i.prompt_tokens + i.answer_tokens for run in h.micro_batches for i in run) for h in all_items
+    ]
     assert abs(loads[0] - loads[1]) <= 2
-    for hand in hands:
+    for rank_items in all_items:
         spreads = [max(i.answer_tokens for i in run) - min(i.answer_tokens for i in run)
-                   for run in hand.micro_batches]  # fmt: skip
+                   for run in rank_items.micro_batches]  # fmt: skip
         assert max(spreads) <= 8
 
 
 def test_a_rank_without_an_answer_still_takes_part() -> None:
-    hands = deal(items_of([(2, 3)]), ranks=3, micro_batch=2)
-    assert [len(hand.micro_batches[0]) for hand in hands] == [1, 0, 0]
+    all_items = shard_batch(items_of([(2, 3)]), world_size=3, micro_batch_size=2)
+    assert [len(rank_items.micro_batches[0]) for rank_items in all_items] == [1, 0, 0]
 
 
 def test_texts_have_totals_of_their_own() -> None:
     answers, texts = items_of([(2, 3), (2, 4)]), items_of([(1, 10), (1, 10), (1, 10)])
-    for share in deal_step(answers, texts, ranks=2, micro_batch=1):
-        assert share.answers.totals == Totals(answers=2, answer_tokens=7)
-        assert share.texts.totals == Totals(answers=3, answer_tokens=30)
-        assert (len(share.answers.micro_batches), len(share.texts.micro_batches)) == (1, 2)
+    for rank_batch in shard_step(answers, texts, world_size=2, micro_batch_size=1):
+        assert rank_batch.answers.totals == Totals(answers=2, answer_tokens=7)
+        assert rank_batch.texts.totals == Totals(answers=3, answer_tokens=30)
+        assert (len(rank_batch.answers.micro_batches), len(rank_batch.texts.micro_batches)) == (1, 2)
 
 
 def test_a_step_without_texts_has_no_rounds_of_them() -> None:
-    assert deal_step(items_of([(2, 3)]), [], ranks=1, micro_batch=1)[0].texts.micro_batches == ()
+    assert shard_step(items_of([(2, 3)]), [], world_size=1, micro_batch_size=1)[0].texts.micro_batches == ()
 
 
 def test_the_divisor_counts_tokens_or_sequences() -> None:

@@ -21,7 +21,7 @@ from minillm_ray.learner.fused_loss import FusedLoss
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.publish import publish
 from minillm_ray.learner.rank import head_of
-from minillm_ray.learner.sharding import Item, deal, deal_step
+from minillm_ray.learner.sharding import Item, shard_batch, shard_step
 from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, items_of
 
@@ -30,15 +30,15 @@ from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, 
 class Rank:
     """One process of a world."""
 
-    _door: socket.socket | None = None
+    _listen_socket: socket.socket | None = None
 
-    def place(self) -> int:
-        self._door = socket.create_server(("127.0.0.1", 0))
-        return self._door.getsockname()[1]
+    def index(self) -> int:
+        self._listen_socket = socket.create_server(("127.0.0.1", 0))
+        return self._listen_socket.getsockname()[1]
 
     def join(self, rank: int, world: int, port: int) -> None:
         self._rank, self._world = rank, world
-        self._device = join(rank, world, "127.0.0.1", port, self._door)
+        self._device = join(rank, world, "127.0.0.1", port, self._listen_socket)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(self._rank, self._world, self._device, *args)
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, size: int):
         self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
-        port = self._ranks[0].place.remote()
+        port = self._ranks[0].index.remote()
         self._met = [rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -80,18 +80,22 @@ class Learner:
         )
 
     def step(self, answers: Sequence[Item], texts: Sequence[Item] = ()) -> dict[str, float]:
-        shares = deal_step(answers, texts, ranks=self.world, micro_batch=self.config.learner.micro_batch)
-        metrics = self.runner.step(shares[self.rank], self._load, fresh=True, first_epoch=True)
+        rank_batches = shard_step(
+            answers, texts, world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
+        )
+        metrics = self.runner.step(rank_batches[self.rank], self._load, fresh=True, first_epoch=True)
         return {name: total / count for name, (total, count) in metrics.items()}
 
     def all_items(self) -> tuple[list[Item], list[Item]]:
         return items_of("answers", self.scene.samples), items_of("texts", self.scene.texts)
 
     def measure(self) -> list[AnswerMeasure]:
-        hands = deal(self.all_items()[0], ranks=self.world, micro_batch=self.config.learner.micro_batch)
+        all_items = shard_batch(
+            self.all_items()[0], world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
+        )
         return measure(
             self.engine,
-            hands[self.rank],
+            all_items[self.rank],
             self._load,
             teacher=self.runner.teacher,
             temperature=1.0,
@@ -219,7 +223,7 @@ def exported_and_adopted(
     checkpoint.export_student(learner.engine, folder, config.student, rank=rank)
     losses = [learner.step(*items)["learner/loss"] for _ in range(2)]
     weights.append(learner.weights())
-    checkpoint.adopt(learner.engine, folder, rank=rank)
+    checkpoint.load_weights(learner.engine, folder, rank=rank)
     weights.append(learner.weights())
     losses += [learner.step(*items)["learner/loss"] for _ in range(2)]
     return weights, losses

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.deploy.cli.main import main
-from minillm_ray.deploy.cli.settings_table import walk
+from minillm_ray.deploy.cli.settings_table import iter_settings
 from minillm_ray.deploy.config.loader import save_resolved
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
@@ -81,7 +81,7 @@ def test_the_smallest_run_file_of_the_help_is_one_that_is_read(minillm, tmp_path
     assert [line.split(":")[0] for line in shown] == ["student", "teacher", "data", "train", "out"]
     shown[3] = "  " + shown[3]
     (tmp_path / "run.yaml").write_text("\n".join(shown))
-    assert load_run(tmp_path / "run.yaml", []).learner.ranks == 1
+    assert load_run(tmp_path / "run.yaml", []).learner.world_size == 1
 
 
 def test_help_comes_without_loading_torch():
@@ -92,7 +92,7 @@ def test_help_comes_without_loading_torch():
 
 def test_settings_are_all_listed_with_default_and_meaning(minillm):
     _, out, _ = minillm("settings")
-    found = list(walk(RunConfig))
+    found = list(iter_settings(RunConfig))
     assert len(found) > 60
     for name, _, meaning in found:
         assert name in out
@@ -112,7 +112,7 @@ def test_an_unknown_key_is_told_without_a_trace(minillm, run_file):
     code, _, err = minillm("check", run_file, "learner.stepps=3")
     assert code == 2
     assert "learner.stepps" in err
-    assert "learner.steps" in err
+    assert "learner.max_steps" in err
     assert "Traceback" not in err
 
 
@@ -132,7 +132,7 @@ def test_a_folder_that_is_no_run_cannot_be_resumed(minillm, tmp_path):
 
 def test_a_run_is_not_written_into_an_older_ones_folder(minillm, run_file, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
-    code, _, err = minillm("train", run_file, f"out={tmp_path}")
+    code, _, err = minillm("train", run_file, f"output_dir={tmp_path}")
     assert code == 2
     assert "minillm resume" in err
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 from minillm_ray.common.errors import ConfigError, DataError
-from minillm_ray.deploy.cli.multi_value import spread
+from minillm_ray.deploy.cli.multi_value import repeat_flags
 from minillm_ray.deploy.config.loader import load_eval
 from minillm_ray.deploy.evaluation.runner import evaluate
 from minillm_ray.tests.tiny_models import tiny_model
@@ -24,26 +24,38 @@ def faults(overrides: list[str], **flags: Any) -> list[str]:
 
 
 def test_one_flag_takes_many_values_up_to_the_next_flag_or_setting():
-    args = ["--models", "a", "b", "--teacher", "t", "--data", "x.jsonl", "y.jsonl", "seeds=3", "--out", "o"]
-    assert list(spread(args, {"--models", "--data"})) == [
+    args = [
+        "--models",
+        "a",
+        "b",
+        "--teacher",
+        "t",
+        "--data",
+        "x.jsonl",
+        "y.jsonl",
+        "num_seeds=3",
+        "--out",
+        "o",
+    ]
+    assert list(repeat_flags(args, {"--models", "--data"})) == [
         *("--models", "a", "--models", "b", "--teacher", "t"),
-        *("--data", "x.jsonl", "--data", "y.jsonl", "seeds=3", "--out", "o"),
+        *("--data", "x.jsonl", "--data", "y.jsonl", "num_seeds=3", "--out", "o"),
     ]
 
 
 def test_a_list_ends_at_a_file_of_settings_and_a_flag_without_a_value_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("eval.yaml").write_text("seeds: 2\n")
-    assert list(spread(["--models=a", "b", "eval.yaml"], {"--models"})) == [
+    assert list(repeat_flags(["--models=a", "b", "eval.yaml"], {"--models"})) == [
         *("--models", "a", "--models", "b", "eval.yaml"),
     ]
     for args in (["--models", "--data", "x.jsonl"], ["--data", "x.jsonl", "--models"]):
         with pytest.raises(typer.BadParameter, match="--models needs at least one value"):
-            list(spread(args, {"--models", "--data"}))
+            list(repeat_flags(args, {"--models", "--data"}))
 
 
 def test_models_are_called_as_written_and_data_by_their_files():
-    config = load_eval(None, ["seeds=3"], FLAGS)
+    config = load_eval(None, ["num_seeds=3"], FLAGS)
     assert config.model_names() == ["a", "b/best"]
     assert config.data_names() == ["dev", "test"]
     assert config.seed_numbers == (10, 20, 30)
@@ -68,7 +80,7 @@ def test_a_files_relative_paths_start_at_its_folder_and_flags_win(tmp_path):
         ([], {"data": ["x/t.jsonl", "y/t.jsonl"]}, "data: two are called t; give them names of their own"),
         ([], {"models": []}, "models is missing; name models (--models A B)"),
         (["engine.max_tokens=9"], {}, "engine.max_tokens is unknown; did you mean engine.max_new_tokens?"),
-        (["seeds=0"], {}, "seeds = 0 cannot be; it must be a whole number at least 1"),
+        (["num_seeds=0"], {}, "seeds = 0 cannot be; it must be a whole number at least 1"),
     ],
 )
 def test_an_impossible_evaluation_is_one_fault_with_its_way_out(overrides, flags, says):
@@ -105,7 +117,7 @@ def test_a_figure_that_data_cannot_give_is_refused_before_anything_starts(model,
     asked.write_text(json.dumps({"instruction": "say it"} | row) + "\n")
     config = load_eval(
         None,
-        ["max_prompt_tokens=64", "engine.max_new_tokens=8", "engine.cache_gib=0.02"],
+        ["max_prompt_tokens=64", "engine.max_new_tokens=8", "engine.kv_cache_gib=0.02"],
         {"models": [str(model)], "data": [str(asked)], "metrics": [metric], "out": tmp_path / "out"},
     )
     with pytest.raises(DataError, match=says):
@@ -117,7 +129,7 @@ def test_a_folder_with_something_else_or_with_other_settings_is_not_written_into
     asked = tmp_path / "asked.jsonl"
     asked.write_text(json.dumps({"instruction": "say it", "output": "red"}) + "\n")
     flags = {"models": [str(model)], "data": [str(asked)], "out": tmp_path / "out"}
-    small = ["max_prompt_tokens=64", "engine.max_new_tokens=8", "engine.cache_gib=0.02"]
+    small = ["max_prompt_tokens=64", "engine.max_new_tokens=8", "engine.kv_cache_gib=0.02"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds something else"):

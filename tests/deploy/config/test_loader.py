@@ -47,7 +47,7 @@ def test_overrides_reach_nested_null_and_list_values(tmp_path):
     )
     assert config.learner.optimizer.betas == (0.8, 0.9)
     assert config.learner.optimizer.lr == 1e-4
-    assert config.learner.steps == 7
+    assert config.learner.max_steps == 7
     assert config.data.validation is not None
     assert config.data.validation.path == "v.jsonl"
     assert config.objective.reward_clip == 10
@@ -66,13 +66,13 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
     text = SMALLEST + "rollout: {teacher_mix: 1.5, anwsers: 100, precision: float64}\nlearner: {ranks: 3}\n"
     found = faults(write(tmp_path, text), "learner.optimizer.betas=[0.9, 2]", "teacher_mix=0.3", "nonsense")
     expected = [
-        "nonsense is no setting; write key.sub=value, such as learner.steps=100",
+        "nonsense is no setting; write key.sub=value, such as learner.max_steps=100",
         "rollout.teacher_mix = 1.5 cannot be; it must be a number from 0 to 1",
-        "rollout.anwsers is unknown; did you mean rollout.answers?",
-        "rollout.precision = float64 cannot be; it must be one of float32, bfloat16, float16",
+        "rollout.anwsers is unknown; did you mean rollout.rollout_batch_size?",
+        "rollout.dtype = float64 cannot be; it must be one of float32, bfloat16, float16",
         "learner.optimizer.betas.1 = 2 cannot be; it must be a number from 0 to 1",
         "teacher_mix is unknown; did you mean rollout.teacher_mix?",
-        "learner.batch_size = 64 does not divide over learner.ranks = 3; try 66",
+        "learner.batch_size = 64 does not divide over learner.world_size = 3; try 66",
     ]
     assert sorted(found) == sorted(expected)
 
@@ -82,33 +82,48 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
     [
         ("rollout.teacher_mix=-0.1", "rollout.teacher_mix = -0.1 cannot be; it must be a number from 0 to 1"),
         ("rollout.top_p=0", "rollout.top_p = 0 cannot be; it must be a number above 0 and at most 1"),
-        ("learner.steps=0", "learner.steps = 0 cannot be; it must be a whole number at least 1"),
-        ("learner.steps=many", "learner.steps = many cannot be; it must be a whole number at least 1"),
-        ("learner.steps=null", "learner.steps = null cannot be; it must be a whole number at least 1"),
+        ("learner.max_steps=0", "learner.max_steps = 0 cannot be; it must be a whole number at least 1"),
+        (
+            "learner.max_steps=many",
+            "learner.max_steps = many cannot be; it must be a whole number at least 1",
+        ),
+        (
+            "learner.max_steps=null",
+            "learner.max_steps = null cannot be; it must be a whole number at least 1",
+        ),
         (
             "objective.reward_clip=0",
             "objective.reward_clip = 0 cannot be; it must be a number above 0 or null",
         ),
         ("student.path=null", "student.path = null cannot be; it must be text"),
-        ("rollout.eager=perhaps", "rollout.eager = perhaps cannot be; it must be true or false"),
         (
-            "rollout.answers=100",
-            "rollout.answers = 100 does not divide into batches",
+            "rollout.enforce_eager=perhaps",
+            "rollout.enforce_eager = perhaps cannot be; it must be true or false",
         ),
-        ("learner.ranks=3", "learner.batch_size = 64 does not divide over learner.ranks = 3; try 66"),
         (
-            "learner.micro_batch=128",
-            "learner.micro_batch = 128 on 1 ranks is more than learner.batch_size = 64",
+            "rollout.rollout_batch_size=100",
+            "rollout.rollout_batch_size = 100 does not divide into batches",
+        ),
+        (
+            "learner.world_size=3",
+            "learner.batch_size = 64 does not divide over learner.world_size = 3; try 66",
+        ),
+        (
+            "learner.micro_batch_size=128",
+            "learner.micro_batch_size = 128 on 1 ranks is more than learner.batch_size = 64",
         ),
         ("learner.optimizer.min_lr=1e-7", "learner.optimizer.min_lr = 1e-07 is for a cosine schedule, but"),
         ("learner.dropout=true", "learner.dropout = true cannot stand beside sampled answers"),
         ("objective.preset=opd", "objective.preset = opd counts answers as the student's own, and rollout"),
         (
             "objective.kind=kd objective.sampled_share=0.3",
-            "objective.sampled_share = 0.3 of rollout.answers = 256 is no whole",
+            "objective.sampled_share = 0.3 of rollout.rollout_batch_size = 256 is no whole",
         ),
         ("seed=-1", "seed = -1 cannot be; it must be a whole number at least 0"),
-        ("rollout.samples=7", "rollout.answers = 256 is no multiple of rollout.samples = 7; try 259"),
+        (
+            "rollout.num_generations=7",
+            "rollout.rollout_batch_size = 256 is no multiple of rollout.num_generations = 7; try 259",
+        ),
         (
             "validation.metric=bleu",
             "validation.metric = bleu cannot be; it must be one of auto, rouge_l",
@@ -146,7 +161,7 @@ def test_a_section_given_as_a_value_names_its_settings(tmp_path):
 def test_missing_settings_are_named(tmp_path):
     assert faults(write(tmp_path, "teacher: {path: t}\ndata: {}\n")) == [
         "student is missing; set student=...",
-        "data.train is missing; set data.train.path, or learn from plain text alone: objective.kind=lm and"
+        "data.train is missing; set data.train.path, or learn from plain text alone: objective.kind=sft and"
         " text.path",
     ]
 
@@ -182,14 +197,19 @@ def test_paths_start_at_the_run_file_and_those_of_overrides_where_one_stands(tmp
     assert config.teacher.path == str(here / "a" / "teacher")
     assert config.data.train is not None
     assert config.data.train.path == "train.jsonl"
-    assert config.out == here / "runs" / "minillm"
+    assert config.output_dir == here / "runs" / "minillm"
     assert load_run(path, ["student.path=mine"]).student.path == str(here / "mine")
 
 
 def test_a_saved_configuration_gives_the_same_run(tmp_path):
     config = load_run(
         write(tmp_path),
-        ["objective.preset=reference", "data.train.input=null", f"out={tmp_path / 'out'}", "text.path=a.txt"],
+        [
+            "objective.preset=reference",
+            "data.train.input=null",
+            f"output_dir={tmp_path / 'out'}",
+            "text.path=a.txt",
+        ],
     )
     saved = save_resolved(config, tmp_path / "out")
     assert saved == tmp_path / "out" / "config.yaml"

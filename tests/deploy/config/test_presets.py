@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.api import load_run, load_sft
-from minillm_ray.deploy.config.loader import beneath
-from minillm_ray.deploy.runtime.placement import places
+from minillm_ray.deploy.config.loader import merge_defaults
+from minillm_ray.deploy.runtime.placement import bundles
 
 RUN = """
 student: {path: small}
@@ -26,13 +26,13 @@ def run_file(tmp_path) -> Path:
 
 
 def roles(config) -> set[str]:
-    return {place.role for place in places(config, 2)}
+    return {bundle.role for bundle in bundles(config, 2)}
 
 
 def test_the_runs_own_settings_win_over_the_defaults_of_fine_tuning(run_file):
     config = load_sft(run_file)
     assert (config.objective.kind, config.validation.metric) == ("lm", "loss")
-    assert (config.learner.steps, config.learner.optimizer.lr) == (7, 1e-3)
+    assert (config.learner.max_steps, config.learner.optimizer.lr) == (7, 1e-3)
     assert config.learner.optimizer.schedule == "cosine"
     assert load_sft(run_file, ["validation.metric=auto"]).validation.metric == "auto"
 
@@ -45,7 +45,7 @@ def test_the_teacher_is_fine_tuned_as_the_only_model(run_file):
 def test_a_named_teacher_stays_at_home_unless_the_reverse_kl_is_asked_for(run_file):
     assert roles(load_sft(run_file)) == {"learner"}
     assert roles(load_sft(run_file, ["validation.metric=auto"])) == {"learner", "rollout", "teacher"}
-    assert roles(load_sft(run_file, ["data.heldout.path=h.jsonl"])) == {"learner", "rollout", "teacher"}
+    assert roles(load_sft(run_file, ["data.test.path=h.jsonl"])) == {"learner", "rollout", "teacher"}
     assert roles(load_run(run_file)) == {"learner", "rollout", "teacher"}
 
 
@@ -67,4 +67,4 @@ def test_what_is_no_fine_tuning_is_one_fault_with_its_way_out(run_file, override
 def test_settings_lie_beneath_others_section_by_section_and_lists_whole():
     low = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}, "f": 1}
     high = {"a": {"c": [3]}, "d": None}
-    assert beneath(low, high) == {"a": {"b": 1, "c": [3]}, "d": None, "f": 1}
+    assert merge_defaults(low, high) == {"a": {"b": 1, "c": [3]}, "d": None, "f": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minillm_ray.common.errors import PartLost
+from minillm_ray.common.errors import WorkerDied
 from minillm_ray.deploy.api import evaluate, load_eval
 from minillm_ray.deploy.evaluation import runner as module
 from minillm_ray.deploy.evaluation.rows import AnswerFigures, GivenFigures, Part
@@ -24,9 +24,9 @@ class Played:
         self._part = Part(model=model, data=task.name, metrics=tuple(config.metrics or ()))
         self._ids = [prompt.id for prompt in task.prompts]
 
-    def at_all(self) -> Part:
+    def run(self) -> Part:
         if self._part.model == BAD:
-            raise PartLost("rollout-0 died")
+            raise WorkerDied("rollout-0 died")
         self._part.answers = [
             AnswerFigures(
                 prompt_id=id, seed=10, rouge_l=50.0, exact_match=0.0, accuracy=None, tokens=3, finished=True,
@@ -71,7 +71,7 @@ def kept(tmp_path: Path) -> set[tuple[str, str]]:
 
 
 def test_rows_of_models_before_one_that_fails_are_in_the_results(played, tmp_path, model):
-    with pytest.raises(PartLost):
+    with pytest.raises(WorkerDied):
         evaluate(settings(tmp_path, model, ["fine", BAD], "metrics=[rouge_l]"))
     assert kept(tmp_path) == {("fine", "rouge_l")}
 
@@ -79,7 +79,7 @@ def test_rows_of_models_before_one_that_fails_are_in_the_results(played, tmp_pat
 def test_rows_stay_while_more_figures_are_measured_of_the_same_model(played, tmp_path, model, monkeypatch):
     evaluate(settings(tmp_path, model, ["fine"], "metrics=[rouge_l]"))
     monkeypatch.setitem(globals(), "BAD", "fine")
-    with pytest.raises(PartLost):
+    with pytest.raises(WorkerDied):
         evaluate(settings(tmp_path, model, ["fine"], "metrics=[lm_loss]"))
     assert kept(tmp_path) == {("fine", "rouge_l")}
 
@@ -96,4 +96,4 @@ def test_another_call_for_fewer_figures_or_other_models_takes_nothing_away(playe
 
 def test_engines_may_be_more_or_fewer_than_before(played, tmp_path, model):
     evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]"))
-    evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.actors=2", "engine.chunk=7"))
+    evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.num_engines=2", "engine.chunk=7"))

@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def config(folder: Path, **changes) -> RunConfig:
-    settings = {"student": {"path": str(folder)}, "objective": {"kind": "lm"}, **changes}
+    settings = {"student": {"path": str(folder)}, "objective": {"kind": "sft"}, **changes}
     return RunConfig.model_validate(settings)
 
 
@@ -72,7 +72,11 @@ def test_overrides_win_and_what_depends_on_them_follows(tmp_path):
     made = plan(
         [tmp_path / "a.txt"], tmp_path, 40, ["learner.batch_size=48", "text.block_tokens=32"], Shape()
     )
-    assert (made.rollout.answers, made.learner.steps, made.learner.optimizer.warmup_steps) == (384, 40, 4)
+    assert (made.rollout.rollout_batch_size, made.learner.max_steps, made.learner.optimizer.warmup_steps) == (
+        384,
+        40,
+        4,
+    )
     assert made.text is not None
     assert (made.text.block_tokens, made.text.validation_blocks) == (32, 64)
     assert made.text_alone

@@ -10,7 +10,14 @@ from minillm_ray.common.config.data import PromptData
 from minillm_ray.common.errors import ConfigError, DataError, ModelError
 from minillm_ray.common.types import Prompt
 from minillm_ray.deploy.data.readers import Questions
-from minillm_ray.deploy.pipeline.generate import Generation, engines, generate, load_generation, look, pieces
+from minillm_ray.deploy.pipeline.generate import (
+    Generation,
+    engines,
+    generate,
+    load_generation,
+    pieces,
+    preflight,
+)
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import write_questions
 
@@ -42,19 +49,19 @@ def test_the_answering_model_is_the_only_one_and_nothing_is_measured_or_learned(
     assert config.student.path == str(files / "teacher")
     assert (config.rollout.teacher_mix, config.data.validation, config.text) == (0, None, None)
     assert [place.name for place in engines(config)] == ["rollout-0", "rollout-1"]
-    assert len(look(asked(files, tmp_path)).prompts) == 40
+    assert len(preflight(asked(files, tmp_path)).prompts) == 40
 
 
 def test_the_student_can_answer_where_there_is_no_teacher(files, tmp_path):
     made = asked(files, tmp_path, f"student.path={files / 'teacher'}", "teacher=null", by="student")
-    assert look(made).vocabulary == 128
+    assert preflight(made).vocabulary == 128
     with pytest.raises(ConfigError, match="teacher is missing, and it is the model that answers"):
         asked(files, tmp_path, "teacher=null")
 
 
 def test_a_missing_model_is_named_as_the_run_file_names_it(files, tmp_path):
     with pytest.raises(ModelError, match=r"teacher\.path = ./none"):
-        look(asked(files, tmp_path, "teacher.path=./none"))
+        preflight(asked(files, tmp_path, "teacher.path=./none"))
 
 
 def test_pieces_are_consecutive_and_cover_what_is_left():
@@ -72,13 +79,21 @@ def test_answers_begun_with_other_settings_are_not_gone_on_with(files, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         generate(asked(files, tmp_path))
     with pytest.raises(ConfigError) as found:
-        generate(asked(files, tmp_path, "rollout.temperature=0.5", "rollout.samples=4", "rollout.actors=1"))
+        generate(
+            asked(
+                files,
+                tmp_path,
+                "rollout.temperature=0.5",
+                "rollout.num_generations=4",
+                "rollout.num_engines=1",
+            )
+        )
     assert [fault.split(",")[0] for fault in found.value.faults] == [
-        "rollout.samples = 4",
+        "rollout.num_generations = 4",
         "rollout.temperature = 0.5",
     ]
     with pytest.raises(KeyboardInterrupt):
-        generate(asked(files, tmp_path, "rollout.actors=1", "rollout.chunk=5", keep_cut=True))
+        generate(asked(files, tmp_path, "rollout.num_engines=1", "rollout.chunk=5", keep_cut=True))
     other = files / "other.jsonl"
     other.write_text((files / "questions.jsonl").read_text().replace("say", "sing"))
     (files / "questions.jsonl").replace(files / "kept.jsonl")

@@ -16,7 +16,7 @@ from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.pipeline import phases
 from minillm_ray.deploy.pipeline import runner as module
 from minillm_ray.deploy.pipeline.chain import Chain, is_chain, load_chain
-from minillm_ray.deploy.pipeline.runner import check_chain, go_on, run_chain
+from minillm_ray.deploy.pipeline.runner import check_chain, resume_any, run_chain
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import write_questions
 from rich.console import Console
@@ -30,21 +30,21 @@ TREE = {
             "template": "chat",
             "max_prompt_tokens": 32,
         },
-        "rollout": {"answers": 8, "max_new_tokens": 16, "cache_gib": 0.02, "max_sequences": 8},
-        "learner": {"batch_size": 8, "micro_batch": 2, "steps": 4},
+        "rollout": {"rollout_batch_size": 8, "max_new_tokens": 16, "kv_cache_gib": 0.02, "max_num_seqs": 8},
+        "learner": {"batch_size": 8, "micro_batch_size": 2, "max_steps": 4},
     },
     "phases": {
-        "sft": {"do": "sft", "student": {"path": "student"}, "learner": {"steps": 3}},
+        "sft": {"do": "sft", "student": {"path": "student"}, "learner": {"max_steps": 3}},
         "answers": {"do": "generate"},
         "seqkd": {
             "do": "sft",
-            "student": {"path": "${out}/sft/best"},
-            "data": {"train": {"path": "${out}/answers/answers.jsonl"}},
+            "student": {"path": "${output_dir}/sft/best"},
+            "data": {"train": {"path": "${output_dir}/answers/answers.jsonl"}},
         },
-        "minillm": {"do": "train", "student": {"path": "${out}/seqkd/best"}},
+        "minillm": {"do": "train", "student": {"path": "${output_dir}/seqkd/best"}},
         "eval": {
             "do": "eval",
-            "models": ["student", "${out}/minillm/best"],
+            "models": ["student", "${output_dir}/minillm/best"],
             "data": ["questions.jsonl"],
             "seeds": 2,
         },
@@ -84,7 +84,11 @@ def faults(here: Path, *overrides: str) -> list[str]:
 def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_own(here):
     sft, answers, seqkd, minillm, evaluation = load(here, "base.seed=5").phases
     assert isinstance(sft.asked, RunConfig)
-    assert (sft.asked.objective.kind, sft.asked.learner.steps, sft.asked.learner.batch_size) == ("lm", 3, 8)
+    assert (sft.asked.objective.kind, sft.asked.learner.max_steps, sft.asked.learner.batch_size) == (
+        "lm",
+        3,
+        8,
+    )
     assert sft.asked.out == here / "whole" / "sft"
     assert {phase.asked.seed for phase in (sft, seqkd, minillm)} == {5}
     assert answers.asked.config.student.path == str((here / "teacher").resolve())
@@ -103,10 +107,10 @@ def test_a_data_set_that_a_phase_names_has_columns_of_its_own(here):
 def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
     found = faults(
         here, "base.learner.rank=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
-        "phases.eval.seeds=0", "phases.minillm.student.path=${out}/sfft/best",
+        "phases.eval.seeds=0", "phases.minillm.student.path=${output_dir}/sfft/best",
     )  # fmt: skip
     text = "\n".join(found)
-    assert text.count("learner.rank is unknown; did you mean learner.ranks?") == 1
+    assert text.count("learner.rank is unknown; did you mean learner.world_size?") == 1
     assert "phases sft, answers, seqkd, minillm: learner.rank" in text
     assert "phase sft: model = critic cannot be; it must be one of student, teacher" in found
     assert "rollout.teacher_mix = 2" in text
@@ -116,9 +120,9 @@ def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("phases.seqkd.student.path=${out}/sfft/best", "phase seqkd: student.path = "),
-        ("phases.sft.student.path=${out}/minillm/best", "no phase comes before it"),
-        ("phases.eval.models=[student, '${out}/answers/best']", "phase eval: models[1].path = "),
+        ("phases.seqkd.student.path=${output_dir}/sfft/best", "phase seqkd: student.path = "),
+        ("phases.sft.student.path=${output_dir}/minillm/best", "no phase comes before it"),
+        ("phases.eval.models=[student, '${output_dir}/answers/best']", "phase eval: models[1].path = "),
     ],
 )
 def test_what_no_earlier_phase_makes_is_a_fault(here, override, says):
@@ -132,9 +136,9 @@ def test_what_no_earlier_phase_makes_is_a_fault(here, override, says):
         ("phases.sft.do=sing", "phases.sft.do = sing is unknown"),
         ("phases.sft.out=x", "phases.sft.out cannot be set"),
         ("phases=null", "phases is empty"),
-        ("learner.steps=3", "learner is no part of a chain"),
+        ("learner.max_steps=3", "learner is no part of a chain"),
         ("base=3", "base = 3 is no section"),
-        ("out=null", "out is missing"),
+        ("output_dir=null", "out is missing"),
     ],
 )
 def test_a_tree_that_is_no_chain_is_refused(here, override, says):
@@ -160,7 +164,7 @@ def ran(monkeypatch) -> list[str]:
     names: list[str] = []
 
     def run(asked, console):
-        folder = asked.config.out if hasattr(asked, "by") else asked.out
+        folder = asked.config.output_dir if hasattr(asked, "by") else asked.output_dir
         names.append(folder.name)
         for made in ("best", "answers.jsonl"):
             (folder / made).mkdir(parents=True, exist_ok=True)
@@ -170,7 +174,7 @@ def ran(monkeypatch) -> list[str]:
         return folder
 
     stop = {"seqkd"}
-    kinds = {n: replace(k, run=run, told=str, look=None) for n, k in phases.KINDS.items()}
+    kinds = {n: replace(k, run=run, told=str, preflight=None) for n, k in phases.KINDS.items()}
     monkeypatch.setattr(module, "KINDS", kinds)
     monkeypatch.setattr(module, "cluster", lambda settings: nullcontext(""))
     return names
@@ -191,20 +195,24 @@ def test_a_phase_that_was_begun_keeps_its_settings(here, ran):
     with pytest.raises(KeyboardInterrupt):
         run_chain(load(here), Console())
     with pytest.raises(ConfigError) as found:
-        run_chain(load(here, "phases.seqkd.learner.steps=9", "phases.minillm.learner.steps=9"), Console())
+        run_chain(
+            load(here, "phases.seqkd.learner.max_steps=9", "phases.minillm.learner.max_steps=9"), Console()
+        )
     (fault,) = found.value.faults
-    assert fault.startswith("phase seqkd: learner.steps = 9, and it was begun with 4; set it back, delete")
+    assert fault.startswith(
+        "phase seqkd: learner.max_steps = 9, and it was begun with 4; set it back, delete"
+    )
     shutil.rmtree(here / "whole" / "seqkd")
-    run_chain(load(here, "phases.seqkd.learner.steps=9"), Console())
+    run_chain(load(here, "phases.seqkd.learner.max_steps=9"), Console())
     assert ran[3:] == ["seqkd", "minillm", "eval"]
 
 
 def test_the_folder_of_a_chain_is_all_that_is_needed_to_go_on(here, ran, tmp_path_factory, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        run_chain(load(here, "phases.minillm.learner.steps=9"), Console())
+        run_chain(load(here, "phases.minillm.learner.max_steps=9"), Console())
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert is_chain(here / "whole" / "config.yaml")
-    assert "minillm" in str(go_on(here / "whole", Console()))
+    assert "minillm" in str(resume_any(here / "whole", Console()))
     assert ran[3:] == ["seqkd", "minillm", "eval"]
     kept = json.loads((here / "whole" / "phases.json").read_text())
     assert kept["minillm"]["settings"]["learner"]["steps"] == 9

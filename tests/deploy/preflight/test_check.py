@@ -61,8 +61,8 @@ def settings(models: dict[str, str], questions: str, **changes: Any) -> RunConfi
         "student": {"path": models["student"]},
         "teacher": {"path": models["teacher"]},
         "data": {"train": {"path": questions}, "template": "plain", "max_prompt_tokens": 32},
-        "rollout": {"max_new_tokens": 32, "cache_gib": 0.05},
-        "learner": {"ranks": 2},
+        "rollout": {"max_new_tokens": 32, "kv_cache_gib": 0.05},
+        "learner": {"world_size": 2},
     }
     for section, values in changes.items():
         tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
@@ -127,7 +127,7 @@ def test_the_teacher_is_counted_in_every_process_that_holds_it(models, questions
 
 def test_zero_shares_out_the_optimiser_then_the_gradients_then_the_weights(models, questions):
     held = [
-        parts(check_run(settings(models, questions, learner={"ranks": 2, "zero_stage": n})))["learner"]
+        parts(check_run(settings(models, questions, learner={"world_size": 2, "zero_stage": n})))["learner"]
         for n in range(4)
     ]
     count = check_run(settings(models, questions)).student.parameters
@@ -157,7 +157,7 @@ def test_a_bucket_is_held_only_where_weights_are_gathered_or_converted(models, q
 
 def test_the_cache_holds_the_keys_and_values_of_both_networks(models, questions):
     plan = check_run(settings(models, questions))
-    config = settings(models, questions, rollout={"cache_gib": 1.0, "max_new_tokens": 32})
+    config = settings(models, questions, rollout={"kv_cache_gib": 1.0, "max_new_tokens": 32})
     each = [2 * m.layers * m.kv_heads * m.head_dim * 4 for m in (plan.student, plan.teacher) if m]
     tokens = memory.cache_tokens(config, plan.student, plan.teacher)
     assert tokens % 32 == 0
@@ -166,7 +166,7 @@ def test_the_cache_holds_the_keys_and_values_of_both_networks(models, questions)
 
 def test_gradient_checkpointing_and_smaller_batches_need_less(models, questions):
     def activations(**learner: Any) -> int:
-        return parts(check_run(settings(models, questions, learner={"ranks": 2, **learner})))["learner"][
+        return parts(check_run(settings(models, questions, learner={"world_size": 2, **learner})))["learner"][
             "activations"
         ]
 
@@ -178,7 +178,9 @@ def test_gradient_checkpointing_and_smaller_batches_need_less(models, questions)
 
 def test_the_plan_is_shown_with_every_process_and_note(models, questions):
     plan = check_run(
-        settings(models, questions, rollout={"answers": 512, "max_new_tokens": 32, "cache_gib": 0.05})
+        settings(
+            models, questions, rollout={"rollout_batch_size": 512, "max_new_tokens": 32, "kv_cache_gib": 0.05}
+        )
     )
     console = Console(file=io.StringIO(), width=80, record=True)
     console.print(render(plan))
@@ -264,14 +266,14 @@ def test_what_another_cluster_declares_is_left_to_the_moment_of_reserving(models
 
 def test_impossible_divisions_are_refused_before_anything_is_loaded(models, questions):
     check_fails(
-        settings(models, questions, learner={"ranks": 3}, cluster={"learner_cpus": 0.1}),
+        settings(models, questions, learner={"world_size": 3}, cluster={"learner_cpus": 0.1}),
         ConfigError,
         r"learner\.batch_size = 64 does not divide over learner\.ranks = 3; try 66",
     )
 
 
 def test_a_cache_too_small_for_one_answer_is_refused(models, questions):
-    config = settings(models, questions, rollout={"cache_gib": 1e-5, "max_new_tokens": 32})
+    config = settings(models, questions, rollout={"kv_cache_gib": 1e-5, "max_new_tokens": 32})
     check_fails(config, ConfigError, r"rollout\.cache_gib = 1e-05 holds .* takes 64; try ")
 
 
@@ -311,7 +313,7 @@ def test_a_long_prompt_is_dropped_with_a_note_and_the_rest_is_used(models, quest
 
 
 def test_a_run_on_given_answers_needs_no_engine_and_may_have_no_teacher(models, questions):
-    config = settings(models, questions, teacher=None, objective={"kind": "lm"})
+    config = settings(models, questions, teacher=None, objective={"kind": "sft"})
     assert [p.role for p in check_run(config).processes] == ["learner", "writer"]
 
 
@@ -331,7 +333,7 @@ def test_the_paper_s_true_size_is_planned_without_loading_it(tmp_path, questions
             architectures=["GPT2LMHeadModel"],
         ).save_pretrained(folder)
     there = {name: str(tmp_path / name) for name in ("teacher", "student")}
-    plan = check_run(settings(there, questions, rollout={"max_new_tokens": 32, "cache_gib": 1.0}))
+    plan = check_run(settings(there, questions, rollout={"max_new_tokens": 32, "kv_cache_gib": 1.0}))
     assert plan.teacher is not None
     assert plan.teacher.parameters == 48 * (12 * 1600**2 + 13 * 1600) + 2 * 1600 + (128 + 256) * 1600
     assert parts(plan)["rollout"]["teacher"] > 4 * 1_400_000_000

@@ -29,7 +29,7 @@ def test_every_method_of_the_comparison_has_its_file():
 @pytest.mark.parametrize("name", FILES)
 def test_a_baseline_is_read_without_a_fault_and_names_its_source(name):
     file = FILES[name]
-    out = load_chain(file).out if is_chain(file) else load_run(file).out
+    out = load_chain(file).out if is_chain(file) else load_run(file).output_dir
     assert out.parts[-2:] == ("baselines", name.replace("_", "-"))
     first = [line for line in file.read_text().splitlines() if line.startswith("# ")]
     assert len(first) >= 2
@@ -38,17 +38,17 @@ def test_a_baseline_is_read_without_a_fault_and_names_its_source(name):
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "sft": {"objective.kind": "lm", "learner.optimizer.lr": 5e-4, "learner.batch_size": 32},
-    "kd": {"objective.divergence": "forward_kl", "objective.lm_share": 0.5, "rollout.answers": 256},
+    "kd": {"objective.divergence": "forward_kl", "objective.lm_share": 0.5, "rollout.rollout_batch_size": 256},
     "seqkd": {"objective.kind": "lm"},
     "seqkd_reference": {"objective.kind": "kd", "objective.lm_share": 0.5},
     "gkd": {"objective.jsd_beta": 0.5, "objective.sampled_share": 0.5, "rollout.teacher_mix": 0.0},
     "distillm": {"objective.divergence": "skew_reverse_kl", "objective.skew": 0.1, "objective.lm_coef": 1},
     "akl": {"objective.divergence": "akl", "objective.akl_mass": 0.5},
-    "atkd": {"objective.divergence": "atkd", "objective.atkd_easy_weight": 0.2, "learner.steps": 1170},
+    "atkd": {"objective.divergence": "atkd", "objective.atkd_easy_weight": 0.2, "learner.max_steps": 1170},
     "opd": {"objective.gamma": 0.0, "objective.single_step": False, "rollout.teacher_mix": 0.0},
     "minillm": {
-        "learner.optimizer.lr": 5e-6, "learner.batch_size": 64, "learner.inner_epochs": 4,
-        "rollout.teacher_mix": 0.2, "objective.clip_range": 0.2, "learner.steps": 5000,
+        "learner.optimizer.lr": 5e-6, "learner.batch_size": 64, "learner.num_iterations": 4,
+        "rollout.teacher_mix": 0.2, "objective.epsilon": 0.2, "learner.max_steps": 5000,
     },
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_recipe_is_read_without_a_fault_and_begins_with_what_it_is(file):
-    assert load_run(file).out.name == file.stem.replace("_", "-")
+    assert load_run(file).output_dir.name == file.stem.replace("_", "-")
     assert file.read_text().startswith("# ")
 
 

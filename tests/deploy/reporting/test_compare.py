@@ -332,8 +332,8 @@ def test_the_folder_of_the_pictures_may_be_among_the_folders(tmp_path):
 
 def test_labels_are_told_apart_by_more_than_colour():
     looks = styles([f"model {i}" for i in range(16)]).values()
-    assert len({(look.color, look.linestyle) for look in looks}) == 16
-    assert len({look.marker for look in looks}) == 8
+    assert len({(preflight.color, preflight.linestyle) for preflight in looks}) == 16
+    assert len({preflight.marker for preflight in looks}) == 8
     assert styles(["a", "b", "a"]) == styles(["a", "b"])
 
 

@@ -10,7 +10,7 @@ import ray
 from minillm_ray.common.config.run import ClusterConfig
 from minillm_ray.common.errors import ClusterError
 from minillm_ray.deploy.runtime.cluster import cluster
-from minillm_ray.deploy.runtime.placement import Place, Reservation
+from minillm_ray.deploy.runtime.placement import Bundle, Reservation
 
 
 @pytest.fixture
@@ -45,17 +45,17 @@ def test_an_address_that_a_submitted_job_has_is_told_too(closed_port, monkeypatc
 
 def test_a_cluster_without_room_for_the_writer_is_refused_before_anything_is_reserved(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
-    place = Place(name="rollout-0", role="rollout", cpus=1.0, gpus=0.0, threads=1)
+    bundle = Bundle(name="rollout-0", role="rollout", cpus=1.0, gpus=0.0, threads=1)
     with pytest.raises(ClusterError, match=r"needs 1\.2 CPU .* the cluster has 1;"):
-        Reservation([place], ClusterConfig(writer_cpus=0.2))
+        Reservation([bundle], ClusterConfig(writer_cpus=0.2))
 
 
 def test_places_that_others_hold_are_told_after_the_time_to_start(ray_cluster):
-    place = Place(name="rollout-0", role="rollout", cpus=5.0, gpus=0.0, threads=1)
+    bundle = Bundle(name="rollout-0", role="rollout", cpus=5.0, gpus=0.0, threads=1)
     settings = ClusterConfig(start_timeout_s=1.0)
-    held = Reservation([place], settings)
+    held = Reservation([bundle], settings)
     try:
         with pytest.raises(ClusterError, match=r"within cluster\.start_timeout_s = 1; free now"):
-            Reservation([place], settings)
+            Reservation([bundle], settings)
     finally:
         held.release()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from minillm_ray.common.errors import DataError, NonFiniteLoss, PartLost
+from minillm_ray.common.errors import DataError, NonFiniteLoss, WorkerDied
 from minillm_ray.common.types import Rollout, Scored, WeightVersion
 from minillm_ray.common.weights import WeightManifest, checksum
 from minillm_ray.deploy.runtime.learner_group import LearnerGroup
@@ -47,7 +47,7 @@ def group(ray_cluster: None, scene: Scene) -> Iterator[LearnerGroup]:
 def test_nobody_can_take_the_port_where_ranks_will_meet(ray_cluster: None, scene: Scene) -> None:
     config = run_config(scene, ranks=RANKS)
     first: Any = LearnerActor.options(num_cpus=0.2).remote("learner-0", 0, RANKS, config, VOCABULARY)
-    address, port = ray.get(first.place.remote())
+    address, port = ray.get(first.bundle.remote())
     with pytest.raises(OSError, match="in use"):
         socket.create_server(("", port))  # of IPv4 too
     with socket.create_connection((address, port), timeout=5):
@@ -98,7 +98,7 @@ def test_readers_hear_of_each_bucket_and_can_have_it(group: LearnerGroup) -> Non
         def __init__(self) -> None:
             self.heard: asyncio.Queue[Any] = asyncio.Queue()
 
-        async def expect(self, version: WeightVersion, refs: list[Any]) -> None:
+        async def prefetch(self, version: WeightVersion, refs: list[Any]) -> None:
             for ref in refs:
                 await self.heard.put((version, ref, checksum(await ref)))
 
@@ -147,7 +147,7 @@ def test_an_export_and_its_adoption_pass_through_the_group(
     group.export(tmp_path / "student")
     before = arrays_of(group.publish(WeightVersion(2)))
     group.step(items(scene.samples), fresh=True, first_epoch=True)
-    group.adopt(tmp_path / "student")
+    group.load_weights(tmp_path / "student")
     after = arrays_of(group.publish(WeightVersion(3)))
     opened = dict(model_of(tmp_path / "student").named_parameters())
     for name, array in after.items():
@@ -174,9 +174,9 @@ def test_lost_or_poisoned_ranks_end_as_one_and_say_who(ray_cluster: None, scene:
     victim: Any = ray.get(second.__ray_call__.remote(lambda actor: os.getpid()))
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    with pytest.raises(PartLost, match="other-learner-1"):
+    with pytest.raises(WorkerDied, match="other-learner-1"):
         group.step(items(scene.samples), fresh=True, first_epoch=True)
-    with pytest.raises(PartLost, match="other-learner-1"):
+    with pytest.raises(WorkerDied, match="other-learner-1"):
         group.publish(WeightVersion(2))
     assert time.monotonic() - began < 30
     group.stop()
@@ -191,7 +191,7 @@ def test_an_error_of_one_rank_ends_the_others_that_wait_for_it(
     samples[0] = replace(samples[0], hidden=None)
     with pytest.raises(DataError, match=r"p/0#0.*hidden states"):
         group.step(items(samples), fresh=True, first_epoch=True)
-    with pytest.raises(PartLost):
+    with pytest.raises(WorkerDied):
         group.publish(WeightVersion(1))
 
 

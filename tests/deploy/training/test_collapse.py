@@ -20,8 +20,8 @@ def test_a_healthy_run_is_left_in_peace():
         ("rollout/distinct_4", 0.1, "rollout.teacher_mix"),
         ("rollout/eos_rate", 0.1, "rollout.max_new_tokens"),
         ("rollout/repetition", 0.6, "rollout.teacher_mix"),
-        ("learner/engine_gap", 0.5, "rollout.precision"),
-        ("learner/clip_fraction", 0.8, "learner.inner_epochs"),
+        ("learner/engine_gap", 0.5, "rollout.dtype"),
+        ("learner/clip_fraction", 0.8, "learner.num_iterations"),
     ],
 )
 def test_each_sign_of_collapse_names_a_setting_to_try(name, value, setting):

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, ScoringConfig
+from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, TeacherServerConfig
 from minillm_ray.common.types import BatchSummary
 from minillm_ray.deploy.runtime import workers as cast_module
 from minillm_ray.deploy.runtime.pool import Chunk
-from minillm_ray.deploy.runtime.workers import Cast
+from minillm_ray.deploy.runtime.workers import WorkerGroup
 from minillm_ray.deploy.training.collapse import MOST_STATES_GAP, warnings
 
 SIZES = BatchSummary(prompt_ids=("a",), samples=(0,), prompt_tokens=(3,), answer_tokens=(4,))
@@ -38,43 +38,43 @@ class Teachers:
         self.asked.append(ref)
         return self.gap
 
-    def spread(self, chunks: list[Chunk], call: Any, done: Any) -> list[Chunk]:
+    def map(self, chunks: list[Chunk], call: Any, done: Any) -> list[Chunk]:
         self.read += [chunk.ref for chunk in chunks]
         return [Chunk(ref=f"{chunk.ref} as the teacher reads it", summary=chunk.summary) for chunk in chunks]
 
 
-def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Cast, Teachers, list[Any]]:
+def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[WorkerGroup, Teachers, list[Any]]:
     monkeypatch.setattr(cast_module, "result_of", lambda value, name: value)
-    cast, teachers = Cast.__new__(Cast), Teachers(gap)
-    cast._config = RunConfig(student=STUDENT, teacher=TEACHER)
-    cast._teachers = teachers  # pyright: ignore[reportAttributeAccessIssue]
-    cast.states, cast.states_gap = "float32", None
+    start_workers, teachers = WorkerGroup.__new__(WorkerGroup), Teachers(gap)
+    start_workers._config = RunConfig(student=STUDENT, teacher=TEACHER)
+    start_workers._teachers = teachers  # pyright: ignore[reportAttributeAccessIssue]
+    start_workers.states, start_workers.states_gap = "float32", None
     chunks = [
         Chunk(ref="mixed", summary=SIZES, scored=True),
         Chunk(ref="given", summary=SIZES),
         Chunk(ref="mixed too", summary=SIZES, scored=True),
     ]
-    first = [chunk.ref for chunk in cast.score(chunks, hidden=True, logprobs=True)]
-    assert [chunk.ref for chunk in cast.score(chunks, hidden=True, logprobs=True)] == first
+    first = [chunk.ref for chunk in start_workers.score(chunks, hidden=True, logprobs=True)]
+    assert [chunk.ref for chunk in start_workers.score(chunks, hidden=True, logprobs=True)] == first
     assert teachers.asked == ["mixed"], "one answer of the first set is enough"
-    return cast, teachers, first
+    return start_workers, teachers, first
 
 
 def test_states_that_are_the_teachers_own_stay_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    cast, teachers, refs = scored(MOST_STATES_GAP, monkeypatch)
+    start_workers, teachers, refs = scored(MOST_STATES_GAP, monkeypatch)
     assert refs == ["mixed", "given as the teacher reads it", "mixed too"]
     assert set(teachers.read) == {"given"}
-    assert cast.states == "float32"
+    assert start_workers.states == "float32"
 
 
 def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cast, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
+    start_workers, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
     assert refs == [f"{name} as the teacher reads it" for name in ("mixed", "given", "mixed too")]
-    assert cast.states is None
+    assert start_workers.states is None
     (warning,) = warnings({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
-    assert "scoring.reuse=false" in warning
+    assert "teacher_server.reuse=false" in warning
     assert not warnings({"teacher/states_gap": MOST_STATES_GAP}, {})
 
 
@@ -84,8 +84,8 @@ def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
         ({}, True),
         ({"rollout": RolloutConfig(teacher_mix=0.0)}, False),
         ({"rollout": RolloutConfig(temperature=0.7)}, False),
-        ({"rollout": RolloutConfig(precision="bfloat16")}, False),
-        ({"scoring": ScoringConfig(reuse=False)}, False),
+        ({"rollout": RolloutConfig(dtype="bfloat16")}, False),
+        ({"teacher_server": TeacherServerConfig(reuse=False)}, False),
         ({"teacher": None}, False),
     ],
 )

@@ -2,7 +2,7 @@ import json
 
 import pytest
 from minillm_ray.common.errors import ConfigError, DataError
-from minillm_ray.deploy.training.metrics_log import forget_after, read_metrics
+from minillm_ray.deploy.training.metrics_log import drop_after, read_metrics
 from minillm_ray.deploy.training.run_dir import RunFolder, State
 
 
@@ -56,7 +56,7 @@ def test_a_new_run_does_not_write_into_an_old_ones_folder(tmp_path):
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     lines = [{"step": 8, "learner/loss": 1.0}, {"event": "dropped"}, {"step": 9, "learner/loss": 0.9}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    forget_after(tmp_path, 8)
+    drop_after(tmp_path, 8)
     assert [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == lines[:2]
 
 
@@ -64,7 +64,7 @@ def test_a_line_that_was_cut_off_is_no_line(tmp_path):
     whole = json.dumps({"step": 8, "learner/loss": 1.0}) + "\n"
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 9, "learner/lo')
     assert [row["step"] for row in read_metrics(tmp_path)] == [8]
-    forget_after(tmp_path, 9)
+    drop_after(tmp_path, 9)
     assert (tmp_path / "metrics.jsonl").read_text() == whole
 
 
