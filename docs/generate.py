@@ -122,20 +122,22 @@ def eval_settings() -> str:
     )
 
 
-def sections_of(section: type[BaseModel], title: str, path: str = "", level: int = 2) -> Iterator[str]:
-    """The settings of `section` as a table, then its own sections."""
+def sections_of(
+    section: type[BaseModel], title: str, path: str = "", meaning: str = "", level: int = 2
+) -> Iterator[str]:
+    """The settings of `section` as a table, then its own sections; `meaning` is that of its own name."""
     yield f"{'#' * level} {title}"
     yield ""
-    if section.__doc__:
-        yield cell(section.__doc__)
-        yield ""
-    below: list[tuple[str, type[BaseModel]]] = []
+    yield " ".join(cell(text) for text in (section.__doc__ or "", meaning) if text)
+    yield ""
+    below: list[tuple[str, type[BaseModel], str]] = []
     rows: list[str] = []
     for name, field in section.model_fields.items():
         inner = section_in(field.annotation)
         if inner is not None:
             many = "[...]" if get_origin(field.annotation) is tuple else ""
-            below.append((f"{path}{name}{many}", inner))
+            optional = "" if field.is_required() or field.default is not None else " May be left out."
+            below.append((f"{path}{name}{many}", inner, (field.description or "") + optional))
             if not many:
                 continue
         shown = f"list of {inner.__name__}" if inner else words(field.annotation, field.metadata)
@@ -144,8 +146,8 @@ def sections_of(section: type[BaseModel], title: str, path: str = "", level: int
         )
     if rows:
         yield from ("| setting | value | default | meaning |", "| --- | --- | --- | --- |", *rows, "")
-    for name, inner in below:
-        yield from sections_of(inner, f"`{name}`", f"{name}.", min(level + (level > 2), 4) if path else 3)
+    for name, inner, told in below:
+        yield from sections_of(inner, f"`{name}`", f"{name}.", told, 4 if path else 3)
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:

@@ -15,18 +15,33 @@ from minillm_ray.deploy.pipeline.chain import is_chain, load_chain
 from minillm_ray.tests.docs.fences import Fence
 
 STAND_INS = {
-    "Qwen/Qwen2.5-0.5B-Instruct": "deploy/demo/student",
-    "Qwen/Qwen2.5-7B-Instruct": "deploy/demo/teacher",
-    "my-small": "deploy/demo/student",
-    "my-large": "deploy/demo/teacher",
+    "Qwen/Qwen2.5-0.5B-Instruct": "models/student",
+    "Qwen/Qwen2.5-7B-Instruct": "models/teacher",
+    "my-small": "models/student",
+    "my-large": "models/teacher",
 }
-"""Models that documents name -> small ones with which their commands can be run here."""
+"""Models that documents name -> tiny ones with which their commands can be run here."""
+POSITIONS = 4096
+"""Of the tiny models: enough for every setting that the documents show."""
 DATA = ("prompts.jsonl", "train.jsonl", "validation.jsonl", "test.jsonl")
 
 
-def prepare(folder: Path, repo: Path) -> None:
-    """What a reader has before the first block: the project's `deploy`, and data files by their usual names."""
+def make_stand_ins(folder: Path) -> Path:
+    """Write tiny models that take the place of those in `STAND_INS`."""
+    from minillm_ray.tests.tiny_models import tiny_model
+
+    for seed, name in enumerate(("student", "teacher")):
+        made = tiny_model("llama", folder / name, seed=seed)
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(config | {"max_position_embeddings": POSITIONS}))
+    return folder
+
+
+def prepare(folder: Path, repo: Path, models: Path | None = None) -> None:
+    """What a reader has before the first block: the project's `deploy`, data by their usual names, models."""
     (folder / "deploy").symlink_to(repo / "deploy")
+    if models is not None:
+        (folder / "models").symlink_to(models)
     rows = [{"instruction": f"Repeat the word w{n}.", "output": f"w{n}"} for n in range(40)]
     for name in DATA:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from minillm_ray.tests.docs.fences import Fence, documents, fences
-from minillm_ray.tests.docs.session import prepare, run_blocks
+from minillm_ray.tests.docs.session import make_stand_ins, prepare, run_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: dict[str, list[Fence]] = {
@@ -29,9 +29,14 @@ def marked(page: str):
     return pytest.param(page, marks=marks)
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_stand_ins(tmp_path_factory.mktemp("models"))
+
+
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES])
-def test_what_a_page_says_can_be_done(page: str, tmp_path: Path):
-    prepare(tmp_path, ROOT)
+def test_what_a_page_says_can_be_done(page: str, models: Path, tmp_path: Path):
+    prepare(tmp_path, ROOT, models)
     run_blocks(PAGES[page], tmp_path, ROOT)
 
 
