@@ -98,8 +98,8 @@ def run_settings() -> str:
         [
             "# Settings of a run",
             "",
-            "Written from the code. `minillm settings` prints the same in a terminal. Unknown names are refused"
-            " with a suggestion, and all faults of a file are told at once.",
+            "Written from the code. `minillm settings` prints the same in a terminal. Unknown names are"
+            " refused with a suggestion, and all faults of a file are told at once.",
             "",
             *sections_of(RunConfig, "Run"),
         ]
@@ -141,9 +141,8 @@ def sections_of(
             if not many:
                 continue
         shown = f"list of {inner.__name__}" if inner else words(field.annotation, field.metadata)
-        rows.append(
-            f"| `{path}{name}` | {shown} | {default_of(field.get_default())} | {cell(field.description or '')} |"
-        )
+        meant = cell(field.description or "")
+        rows.append(f"| `{path}{name}` | {shown} | {default_of(field.get_default())} | {meant} |")
     if rows:
         yield from ("| setting | value | default | meaning |", "| --- | --- | --- | --- |", *rows, "")
     for name, inner, told in below:
@@ -213,9 +212,9 @@ def metrics() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written from the code. Each name is `part/quantity`. They are in `metrics.jsonl` and TensorBoard under"
-        " these names, and at Ray's metrics endpoint as `ray_minillm_part_quantity`. A metric travels between"
-        " processes as (total, count), so a mean over ranks or actors is exact.",
+        "Written from the code. Each name is `part/quantity`. They are in `metrics.jsonl` and TensorBoard"
+        " under these names, and at Ray's metrics endpoint as `ray_minillm_part_quantity`. A metric travels"
+        " between processes as (total, count), so a mean over ranks or actors is exact.",
         "",
         "What to look at first: [Diagnose a run](../guides/diagnose.md).",
     ]
@@ -240,8 +239,8 @@ def command_line() -> str:
     lines = [
         "# Command line",
         "",
-        "Written from the code. `minillm COMMAND --help` prints the same in a terminal. A setting behind a run"
-        " file, such as `learner.max_steps=200`, replaces that of the file; values are YAML.",
+        "Written from the code. `minillm COMMAND --help` prints the same in a terminal. A setting behind a"
+        " run file, such as `learner.max_steps=200`, replaces that of the file; values are YAML.",
     ]
     for name, command in group.commands.items():
         lines += ["", f"## minillm {name}", "", "```text", usage_of(name, command), "```", ""]
@@ -291,7 +290,7 @@ def python_face() -> str:
     lines = [
         "# Python",
         "",
-        "`import minillm_ray` takes as long as an empty Python: each name below is loaded when it is first used.",
+        "`import minillm_ray` takes as long as an empty Python: each name below is loaded at its first use.",
     ]
     for title, names in EXPORTS.items():
         lines += ["", f"## {title}"]

@@ -1,4 +1,4 @@
-"""Runs the tested blocks of one page, in their order, in one folder that stands for a clone of the project."""
+"""Runs the tested blocks of one page, in their order, in a folder that stands for a clone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def check_settings(block: Fence, folder: Path) -> None:
 def _run(command: Sequence[str], block: Fence, folder: Path, repo: Path) -> None:
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(repo / ".typing"), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+        "PYTHONPATH": os.pathsep.join([str(repo / ".typing"), os.environ.get("PYTHONPATH", "")]).strip(
+            os.pathsep
+        ),
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(

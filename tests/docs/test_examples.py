@@ -15,7 +15,9 @@ PAGES: dict[str, list[Fence]] = {
     for file, text in documents(ROOT).items()
     if (tested := [fence for fence in fences(file, text) if fence.mark == "test"])
 }
-STARTS_RAY = re.compile(r"^\s*(?:minillm (?:train|sft|resume|generate|eval) |ray )|\bminillm_ray\.train\(", re.M)
+STARTS_RAY = re.compile(
+    r"^\s*(?:minillm (?:train|sft|resume|generate|eval) |ray )|\bminillm_ray\.train\(", re.M
+)
 
 
 def needs_ray(page: str) -> bool:
