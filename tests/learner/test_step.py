@@ -215,7 +215,9 @@ def test_atkd_takes_sampled_tokens_as_gold_and_the_median_over_the_step(scene: S
         return 0.2 * easy_value[~hard].mean() + 0.8 * hard_value[hard].mean()
 
     value, want = gradient_of(loss, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch_size=3)
+    found, gradient = step(
+        scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch_size=3
+    )
     assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
     assert_same(gradient, want)
 
