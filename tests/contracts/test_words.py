@@ -135,13 +135,13 @@ def exempt(name: str) -> bool:
 
 
 def hits(rules: dict[str, str], texts: dict[str, str]) -> list[str]:
-    """Every place where a text breaks a rule, with what to write."""
+    """Every place where a text, or its file's name (line 0), breaks a rule, with what to write."""
     compiled = {re.compile(pattern): instead for pattern, instead in rules.items()}
     return [
         f"{name}:{number}: {found[0]!r}, write {instead}"
         for name, text in texts.items()
         if not exempt(name)
-        for number, line in enumerate(text.splitlines(), 1)
+        for number, line in enumerate([name, *text.splitlines()])
         for pattern, instead in compiled.items()
         for found in pattern.finditer(line)
     ]
@@ -212,6 +212,10 @@ def test_every_exception_is_needed(repo: Path):
 def test_a_word_is_caught(line: str):
     assert hits(WORDS, {"docs/a.md": f"first\n{line}\n"})[0].startswith("docs/a.md:2")
     assert hits(WORDS, {"CHANGELOG.md": line}) == []
+
+
+def test_a_word_in_the_name_of_a_file_is_caught():
+    assert hits(WORDS, {"tests/house/test_a.py": ""})[0].startswith("tests/house/test_a.py:0")
 
 
 @pytest.mark.parametrize("line", ["cast to float32", "indoors", "knowing", "flooring", "a typecast of it"])
