@@ -41,7 +41,7 @@ SETTINGS = {
     r"checkpoint_every|keep_checkpoints": "save_steps, save_total_limit",
     r"data\.heldout|heldout: *\{": "data.test",
     r"heldout_reverse_kl": "test_reverse_kl",
-    r"\$\{out\}": "${output_dir}",
+    r"\$\{out\}|(?<![\w.-])out(?:=|: )(?:runs/|\.\.\.)": "output_dir, ${output_dir}",
     r"(?<![\w-])--(?:out|seeds)(?![\w-])": "--output-dir, --num-seeds",
 }
 """Settings and flags by their old names (regular expressions) -> the present ones."""
@@ -237,6 +237,8 @@ def test_an_ordinary_word_is_not_caught(line: str):
         "objective.kind = lm",
         "minillm eval --seeds 5",
         "--out runs/a",
+        "minillm sft run.yaml out=runs/sft",
+        "out: runs/first",
         "cache_gib: 2",
         "${out}/sft/best",
     ],
@@ -254,7 +256,7 @@ def test_an_old_setting_is_caught(line: str):
         "for micro_batch in micro_batches",
         "learner.micro_batch_size",
         "kv_cache_gib: 2",
-        "--output-dir runs/a --num-seeds 5",
+        "--output-dir runs/a --num-seeds 5 output_dir=runs/a",
         "scoring: sampling, scoring and learning",
         "kind: sft",
     ],
