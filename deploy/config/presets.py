@@ -1,10 +1,13 @@
-"""Fine-tuning as a run: what `minillm sft` lays beneath a run file before it is an ordinary run."""
+"""What `minillm sft` and `minillm generate` make of a run file before it is checked as one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from .loader import Change, Values, merge_defaults
+from ...common.config.run import RunConfig
+from .loader import Change, Values, load_run, merge_defaults
 
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
@@ -15,6 +18,11 @@ DEFAULTS: dict[str, Any] = {
 }
 """What fine-tuning has other than distillation where the run file is silent. The paper searches learning
 rates from 5e-6 to 5e-4 by size of the model; the reference decays by a cosine."""
+
+
+def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "student") -> RunConfig:
+    """Read a run file as one that fine-tunes `model`. Raises ConfigError as `load_run` does."""
+    return load_run(path, overrides, as_sft(model))
 
 
 def as_sft(model: Tuned = "student") -> Change:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from minillm_ray.deploy.api import evaluate, load_eval
+from minillm_ray.deploy.api import evaluate
+from minillm_ray.deploy.config.loader import load_eval
 from minillm_ray.deploy.evaluation.buckets import ALL, LENGTH_BUCKETS
 from minillm_ray.deploy.runtime.workers import start_eval_workers
 from minillm_ray.tests.tiny_models import tiny_model
@@ -59,7 +60,7 @@ def settings(
 ) -> Any:
     flags = {
         "models": [str(m) for m in models], "teacher": str(teacher or models[0]),
-        "data": [str(d) for d in data], "out": out,
+        "data": [str(d) for d in data], "output_dir": out,
     }  # fmt: skip
     return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "num_seeds=2", *more], flags)
 
