@@ -24,7 +24,7 @@ from minillm_ray.tests.tiny_runs import tiny_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @dataclass(frozen=True)
