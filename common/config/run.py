@@ -204,6 +204,11 @@ class RunConfig(Section):
     """Optimiser steps between two measurements on data.validation; rounded up to whole sets of answers."""
     save_steps: Count = 500
     """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
+    metrics_sinks: tuple[str, ...] = ("tensorboard", "ray")
+    """Where metrics go beside metrics.jsonl: tensorboard, ray (the metrics endpoint of Ray), or what a plugin
+    offers."""
+    plugins: tuple[str, ...] = ()
+    """Python modules that offer divergences, metrics sinks or data readers; every process imports them."""
     save_total_limit: Count = 2
     """Older ones are deleted; the best student is kept apart."""
 

@@ -36,7 +36,7 @@ def as_sft(model: Tuned = "student") -> Change:
             else:
                 tuned |= {"student": tuned["teacher"], "teacher": None}
         objective = tuned["objective"]
-        kind = objective.get("kind") if isinstance(objective, dict) else "lm"
+        kind = objective.get("kind") if isinstance(objective, dict) else "sft"
         if kind != "sft":
             faults.append(
                 f"objective.kind = {kind}, and fine-tuning learns from given answers alone; set"

@@ -59,7 +59,7 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
         version=__version__,
         kind={
             "minillm": "on-policy distillation, MiniLLM",
-            "lm": "fine-tuning",
+            "sft": "fine-tuning",
             "kd": f"distillation by {config.objective.divergence}",
         }[config.objective.kind],
         step=step,

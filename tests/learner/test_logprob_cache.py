@@ -69,7 +69,7 @@ class Lesson:
             temperature=0.8,
             max_new_tokens=MAX_NEW_TOKENS,
             chunk_tokens=5,
-            cached_positions=kept_positions,
+            cached_positions=cached_positions,
         )
         self.runner = StepRunner(cast(TrainEngine, self.engine), rules, head_of(scene.head, VOCABULARY, CPU))
 

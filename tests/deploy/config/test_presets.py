@@ -31,7 +31,7 @@ def roles(config) -> set[str]:
 
 def test_the_runs_own_settings_win_over_the_defaults_of_fine_tuning(run_file):
     config = load_sft(run_file)
-    assert (config.objective.kind, config.validation.metric) == ("lm", "loss")
+    assert (config.objective.kind, config.validation.metric) == ("sft", "loss")
     assert (config.learner.max_steps, config.learner.optimizer.lr) == (7, 1e-3)
     assert config.learner.optimizer.schedule == "cosine"
     assert load_sft(run_file, ["validation.metric=auto"]).validation.metric == "auto"

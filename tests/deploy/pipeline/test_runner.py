@@ -86,7 +86,7 @@ def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_o
     sft, answers, seqkd, minillm, evaluation = load(here, "base.seed=5").phases
     assert isinstance(sft.asked, RunConfig)
     assert (sft.asked.objective.kind, sft.asked.learner.max_steps, sft.asked.learner.batch_size) == (
-        "lm",
+        "sft",
         3,
         8,
     )
