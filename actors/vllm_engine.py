@@ -7,14 +7,15 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..common.config.run import EngineConfig
+from ..common.config.run import EngineConfig, ModelConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.process import collector_paused
+from ..common.process import OPENMP, collector_paused
 from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion
 from ..common.weights import WeightManifest
 from .sampler import Drawn, sample_numbers
@@ -33,6 +34,8 @@ BLOCK_TOKENS = 32
 default of 128 would share nothing of most prompts."""
 PREFILL_TOKENS = 8192
 """Most prompt tokens of one step."""
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""Files of a model on the hub that are read here: weights, settings, tokenizer."""
 
 
 def prepare_environment(threads: int | None) -> None:
@@ -42,16 +45,14 @@ def prepare_environment(threads: int | None) -> None:
     and without compiling anything where there is no compiler.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # The sampler of ours stands on the first model runner; vLLM would pick the second by itself one day.
+    # Our sampler replaces that of the first model runner; vLLM may choose the second one by default.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Waiting threads that spin take the cores from every other process on a shared machine: an engine
-    # of tiny models was 60 times slower beside three busy processes. Read once, when OpenMP is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # fractions of a millisecond: between two operations
+    for name, value in OPENMP.items():
+        os.environ.setdefault(name, value)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -61,8 +62,8 @@ def prepare_environment(threads: int | None) -> None:
 class VllmEngine:
     """A student, mixed with a teacher if there is one, in one vLLM engine.
 
-    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot play its
-    part and ConfigError for settings that leave it no memory.
+    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot be used
+    here and ConfigError for settings with too little KV-cache memory.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class VllmEngine:
         self.model: TeacherMixedForCausalLM = runner.model
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
         runner.sampler = self._sampler
-        if settings.enforce_eager:  # a compiled network's layers cannot be handed other rows
+        if settings.enforce_eager:  # a compiled network's layers cannot be given other rows
             self.model.share_prefill(lambda: _requests(runner))
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         _close_idle_groups()
@@ -203,6 +204,26 @@ def _requests(runner: Any) -> Requests:
     return [tokens[:end] for tokens, end in zip(batch.token_ids_cpu, ends, strict=False)], computed
 
 
+def local_folder(model: ModelConfig) -> str:
+    """The model's own folder, or the hub's files at `revision`, downloaded unless this machine has them.
+
+    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises
+    ModelError.
+    """
+    if Path(model.path).is_dir():
+        return model.path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(model.path, revision=model.revision, allow_patterns=list(MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
+        raise ModelError(
+            f"{model.path} is no folder on this machine, and the hub does not give it at revision"
+            f" {model.revision or 'main'}: {fault}; on a cluster a folder must be on every machine"
+        ) from fault
+
+
 def end_of_sequence_ids(model: str) -> list[int]:
     """All ids that end an answer: those of the generation config, else those of the model's config."""
     from transformers import AutoConfig, GenerationConfig
@@ -273,23 +294,23 @@ def _start(
     )
     try:
         with warnings.catch_warnings():
-            # vLLM looks through every module that is loaded, and old names in there complain.
+            # vLLM inspects every loaded module, and deprecated names in there warn.
             warnings.simplefilter("ignore", FutureWarning)
             return LLMEngine.from_engine_args(arguments)
     except ValueError as error:
         if "cache" not in str(error):
             raise
         raise ConfigError(
-            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens} tokens"
-            f" (or more than this machine has); vLLM says: {error}"
+            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
+            f" tokens (or more than this machine has); vLLM says: {error}"
         ) from error
 
 
 def _close_idle_groups() -> None:
     """Close the groups of processes that vLLM makes for every kind of parallelism, where each has one member.
 
-    A group of gloo keeps a thread that looks up a hundred times a second; a dozen of them take the cores from
-    whoever computes on this machine. vLLM asks none of a single member, and closing twice is allowed.
+    A gloo group keeps a thread that polls a hundred times a second; a dozen of them take the cores from the
+    other processes of this machine. vLLM never uses a group of one member, and closing twice is allowed.
     """
     from vllm.distributed import parallel_state
     from vllm.platforms import current_platform

@@ -1,6 +1,6 @@
 """One optimiser step of one rank: forward, objective, backward, report. Knows no Ray and no DeepSpeed.
 
-All ranks walk through it in lock-step. Losses are divided by the totals of the whole step, so the gradient
+All ranks run it in lock-step. Losses are divided by the totals of the whole step, so the gradient
 does not depend on how the step was split into ranks and micro-batches.
 """
 
@@ -10,7 +10,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from ..common.metrics import CATALOGUE, Metrics
 from ..common.types import Passage, Scored
 from .batching import Batch, batch_of, pad_answers
 from .divergences import Divergence, DoubtSplit
+from .engine import TrainEngine
 from .fused_loss import FusedLoss, fused_loss
 from .logprob_cache import CachedRows, TeacherLogprobCache
 from .objective import (
@@ -39,42 +39,9 @@ from .returns import Moments, merged
 from .sharding import Item, RankBatch
 
 Load = Callable[[Item], Scored | Passage]
-"""Where an item's tokens come from."""
-Result = TypeVar("Result")
+"""From an item to its tokens."""
 MAX_NAMES = 8
 """Answers that an error names."""
-
-
-class TrainEngine(Protocol):
-    """All that an optimiser step asks of whoever holds the student."""
-
-    device: torch.device
-    max_packed_len: int
-    """How long answers may be for the student to read them in shared rows as if alone; 0: it cannot."""
-
-    def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
-        """`use` on the inputs of the output layer at the batch's positions, and the head."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's part of the step's loss to what is there."""
-        ...
-
-    def step(self) -> float:
-        """Move the weights, unless the gradient's global norm is not finite; that norm, before clipping."""
-        ...
-
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        ...
-
-    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over ranks, in float64."""
-        ...
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """The value of each rank."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +54,13 @@ class StepRules:
     """Slots of an answer, for whitening."""
     chunk_tokens: int
     """Answer positions for which logits exist at a time."""
-    kept_positions: int = 0
-    """Answer positions of a set for which the teacher's log-probs are kept until `release`."""
+    cached_positions: int = 0
+    """Answer positions of a set for which the teacher's log-probs are cached until `release`."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Sums:
-    """What a step's micro-batches leave behind on this rank."""
+    """Sums over a step's micro-batches on this rank."""
 
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     bad: list[str] = field(default_factory=list)
@@ -117,12 +84,12 @@ class StepRunner:
 
     def __init__(self, engine: TrainEngine, rules: StepRules, teacher: Head | None = None):
         self._engine, self._rules, self.teacher = engine, rules, teacher
-        self._kept: TeacherLogprobCache | None = None
+        self._cache: TeacherLogprobCache | None = None
 
     def release(self) -> None:
-        """The set of answers is done with."""
-        if self._kept is not None:
-            self._kept.release()
+        """The set of answers was trained on."""
+        if self._cache is not None:
+            self._cache.release()
 
     def step(self, rank_batch: RankBatch, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
         """One optimiser step over all ranks; metrics of the whole step, the same on each rank.
@@ -138,8 +105,8 @@ class StepRunner:
         for micro_batch in rank_batch.answers.micro_batches:
             samples = [load(item) for item in micro_batch]
             divisor = rank_batch.answers.totals.divisor(objective.reduction)
-            kept = self._kept_rows(micro_batch)
-            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, kept=kept)
+            cached = self._cached_rows(micro_batch)
+            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, cached=cached)
         for micro_batch in rank_batch.texts.micro_batches:
             divisor = rank_batch.texts.totals.divisor(objective.reduction)
             self._learn_text([load(item) for item in micro_batch], divisor, sums)
@@ -186,7 +153,7 @@ class StepRunner:
         sums: _Sums,
         *,
         fresh: bool,
-        kept: CachedRows | None,
+        cached: CachedRows | None,
     ) -> None:
         objective = self._rules.objective
         batch = self._batch(samples, hidden=objective.needs_teacher_hidden)
@@ -208,7 +175,7 @@ class StepRunner:
             sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
         overlap = fresh and self._is_minillm and divergence is not None
         temperature = self._rules.temperature
-        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, kept=kept)
+        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, cached=cached)
         self._engine.backward(fused.loss)
         sums.bad += _not_finite(batch, fused)
         sums.add("loss", fused.loss.detach())
@@ -244,7 +211,7 @@ class StepRunner:
         temperature: float,
         *,
         overlap: bool = False,
-        kept: CachedRows | None = None,
+        cached: CachedRows | None = None,
     ) -> FusedLoss:
         def use(hidden: Tensor, student: Head) -> FusedLoss:
             return fused_loss(
@@ -259,18 +226,18 @@ class StepRunner:
                 temperature=temperature,
                 overlap=overlap,
                 chunk_tokens=self._rules.chunk_tokens,
-                kept=kept,
+                cached=cached,
             )
 
         return self._engine.run(batch, use, train=True)
 
-    def _kept_rows(self, micro_batch: Sequence[Item]) -> CachedRows | None:
-        positions = self._rules.kept_positions
+    def _cached_rows(self, micro_batch: Sequence[Item]) -> CachedRows | None:
+        positions = self._rules.cached_positions
         if not positions or self.teacher is None:
             return None
-        if self._kept is None:
-            self._kept = TeacherLogprobCache(positions, self.teacher.vocabulary, self._engine.device)
-        return self._kept.rows([(item, item.answer_tokens) for item in micro_batch])
+        if self._cache is None:
+            self._cache = TeacherLogprobCache(positions, self.teacher.vocabulary, self._engine.device)
+        return self._cache.rows([(item, item.answer_tokens) for item in micro_batch])
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
         def use(hidden: Tensor, student: Head) -> Tensor:
@@ -284,7 +251,7 @@ class StepRunner:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         raise NonFiniteLoss(
             f"{what}, so this step was not made and the weights are as they were; it came from the answers to"
-            f" {', '.join(names[:MAX_NAMES])}{more}. Look at these, or try a smaller"
+            f" {', '.join(names[:MAX_NAMES])}{more}. Check these, or try a smaller"
             " learner.optimizer.lr or an objective.reward_clip"
         )
 

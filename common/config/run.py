@@ -142,6 +142,11 @@ class LearnerConfig(Section):
     bucket_mib: Count = 64
     """Bytes of one weight bucket on its way to the rollout actors, in MiB."""
 
+    @property
+    def effective_zero_stage(self) -> int:
+        """The ZeRO stage that runs: DeepSpeed without ZeRO adds gradients up in bfloat16, stage 1 in float32."""
+        return max(1, self.zero_stage) if self.dtype == "bfloat16" else self.zero_stage
+
 
 class ValidationConfig(Section):
     """How often the student is measured, and what chooses the best."""
@@ -175,7 +180,7 @@ class ClusterConfig(Section):
     threads: Count | None = None
     """Threads of a rollout or teacher actor; null = all cores, since roles take turns. Ranks share them."""
     start_timeout_s: Positive = 600.0
-    """How long actors may take to come up."""
+    """How long actors may take to start."""
 
 
 class RunConfig(Section):

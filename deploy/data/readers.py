@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-from ...actors.answer_parts import Question
+from ...actors.answer_files import Question
 from ...common.config.data import PromptData
 from ...common.types import Prompt
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import yaml
 from rich.console import Console
 
-from ...actors.answer_parts import ANSWERS, PARTS, Joined, answered, join
-from ...actors.workers import PartsActor, RolloutActor
+from ...actors.answer_files import ANSWERS, PARTS, Joined, answered, join
 from ...common.config.run import RunConfig
 from ...common.errors import ConfigError, DataError, MinillmError
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
@@ -33,9 +31,8 @@ from ..models.inspect import describe_model, load_tokenizer
 from ..preflight.check import collect_error, merge_errors
 from ..preflight.rules import cache_faults, max_tokens, model_faults, resource_faults
 from ..runtime.cluster import cluster
-from ..runtime.placement import Bundle, Reservation, bundles
-from ..runtime.pool import Pool, result_of
-from ..runtime.workers import wait_for
+from ..runtime.placement import engine_bundles
+from ..runtime.workers import start_generate_workers
 
 HEAD = "# Answers to data.train, by `minillm generate`"
 """How config.yaml of a generation begins, which is no run."""
@@ -77,11 +74,6 @@ class Work:
     vocabulary: int
 
 
-def engines(config: RunConfig) -> list[Bundle]:
-    """The rollout actors of a run, which are all that a generation needs."""
-    return [index for index in bundles(config, os.cpu_count() or 1) if index.role == "rollout"]
-
-
 def load_generation(
     path: Path | str,
     overrides: Sequence[str],
@@ -114,7 +106,9 @@ def preflight(asked: Generation) -> Work:
     """All that can be found wrong without machines, as `check.check_run` does it for runs."""
     found: list[MinillmError] = []
     config, by = asked.config, asked.by
-    faults = config.faults() + resource_faults(config, engines(config))
+    faults = config.faults() + resource_faults(
+        config, engine_bundles(config.rollout, config.cluster, os.cpu_count() or 1)
+    )
     facts = collect_error(found, describe_model, config.student, by)
     tokenizer = collect_error(found, load_tokenizer, config.student, by) if facts is not None else None
     if facts is not None:
@@ -229,34 +223,7 @@ def _mark(folder: Path, prompts: Sequence[Prompt]) -> None:
 def _draw(config: RunConfig, work: Work, left: list[range], behind: int, progress: Progress) -> None:
     """Draw what is missing, on all engines, straight into parts."""
     progress.phase("starting engines")
-    with cluster(config.cluster) as dashboard:
-        if dashboard:
-            progress.say(f"Ray dashboard: {dashboard}")
-        reserved = Reservation(engines(config), config.cluster)
-        try:
-            _draw_with(config, work, left, behind, progress, reserved)
-        finally:
-            reserved.release()
-
-
-def _draw_with(
-    config: RunConfig, work: Work, left: list[range], behind: int, progress: Progress, reserved: Reservation
-) -> None:
     rollout = config.rollout
-    writer: Any = PartsActor.options(**reserved.writer_options()).remote(
-        "writer", load_tokenizer(config.student, "model"), str(config.output_dir)
-    )
-    pool = Pool.of(
-        [
-            RolloutActor.options(**reserved.options(name)).remote(
-                name, config.student, None, rollout, vocabulary=work.vocabulary,
-                max_tokens=max_tokens(config), threads=reserved.threads(name),
-            )
-            for name in reserved.names("rollout")
-        ],
-        "rollout",
-    )  # fmt: skip
-    everyone = [writer, *pool.actors]
     spec = SamplingSpec(
         max_tokens=rollout.max_new_tokens,
         temperature=rollout.temperature,
@@ -267,24 +234,18 @@ def _draw_with(
     )
     assert config.data.train is not None, "a run that samples has prompts"
     questions = Questions(config.data.train)
-
-    def call(actor: Any, piece: range) -> tuple[Any, Any]:
-        prompts = list(work.prompts[piece.start : piece.stop])
-        answers, summary = actor.generate.options(num_returns=2).remote(prompts, spec)
-        # What is kept is the writer's word: the answers themselves leave the object store with it.
-        return writer.write.remote(piece.start, questions.of(prompts), answers), summary
-
-    try:
-        wait_for(everyone, config.cluster.start_timeout_s)
-        told = _Told(progress, behind * rollout.num_generations, len(work.prompts) * rollout.num_generations)
-        written = pool.map(left, call, told)
-        for chunk in written:
-            result_of(chunk.ref, "writer")
-        for name in pool.lost:
-            progress.say(f"{name} died; the others took over its work")
-    finally:
-        for actor in everyone:
-            ray.kill(actor)
+    with cluster(config.cluster) as dashboard:
+        if dashboard:
+            progress.say(f"Ray dashboard: {dashboard}")
+        with start_generate_workers(
+            config.student, rollout, config.cluster,
+            vocabulary=work.vocabulary, max_tokens=max_tokens(config),
+        ) as workers:  # fmt: skip
+            samples = rollout.num_generations
+            told = _Told(progress, behind * samples, len(work.prompts) * samples)
+            workers.write_parts(config.output_dir, left, work.prompts, questions.of, spec, told)
+            for name in workers.lost:
+                progress.say(f"{name} died; the others took over its work")
 
 
 class _Told:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...actors.vllm_engine import BLOCK_TOKENS, PREFILL_TOKENS
-from ...common.config.run import LearnerConfig, RunConfig
+from ...common.config.run import RunConfig
 from ...common.divergence import PART_LOGITS
 from ..models.inspect import ModelFacts
 
@@ -82,7 +82,7 @@ def learner_memory(
 ) -> Memory:
     """One learner rank; ZeRO shares out the optimiser (1), the gradients (2) and the weights (3)."""
     learner = config.learner
-    size, stage, published = BYTES[learner.dtype], zero_stage(learner), BYTES[config.rollout.dtype]
+    size, stage, published = BYTES[learner.dtype], learner.effective_zero_stage, BYTES[config.rollout.dtype]
     count, fraction = student.parameters, -(-student.parameters // learner.world_size)
     # ZeRO-3 gathers layer by layer; the largest piece is the output layer.
     weights = fraction * size + student.head_parameters * size if stage == 3 else count * size
@@ -149,11 +149,6 @@ def mixes(config: RunConfig) -> bool:
 def needs_teacher_head(config: RunConfig) -> bool:
     """Whether learner ranks hold the teacher's output layer: for the loss, or to measure the reverse KL."""
     return config.asks_teacher
-
-
-def zero_stage(learner: LearnerConfig) -> int:
-    """The stage that runs: bfloat16 is never without ZeRO, see learner.deepspeed_engine."""
-    return max(1, learner.zero_stage) if learner.dtype == "bfloat16" else learner.zero_stage
 
 
 def _passing(model: ModelFacts, tokens: int, size: int) -> int:

@@ -71,7 +71,9 @@ def _run(
             for drop in streams.dropped if state is None else ():  # a resumed run has told of them
                 metrics_log.dropped(drop)
             try:
-                with start_workers(config, plan, folder) as workers:
+                with start_workers(
+                    config, folder.rollouts, vocabulary=plan.vocabulary, max_tokens=plan.max_tokens
+                ) as workers:
                     driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:

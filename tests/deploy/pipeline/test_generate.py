@@ -12,12 +12,12 @@ from minillm_ray.common.types import Prompt
 from minillm_ray.deploy.data.readers import Questions
 from minillm_ray.deploy.pipeline.generate import (
     Generation,
-    engines,
     generate,
     load_generation,
     pieces,
     preflight,
 )
+from minillm_ray.deploy.runtime.placement import engine_bundles
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import write_questions
 
@@ -48,7 +48,8 @@ def test_the_answering_model_is_the_only_one_and_nothing_is_measured_or_learned(
     config = asked(files, tmp_path).config
     assert config.student.path == str(files / "teacher")
     assert (config.rollout.teacher_mix, config.data.validation, config.text) == (0, None, None)
-    assert [place.name for place in engines(config)] == ["rollout-0", "rollout-1"]
+    bundles = engine_bundles(config.rollout, config.cluster, cores=2)
+    assert [bundle.name for bundle in bundles] == ["rollout-0", "rollout-1"]
     assert len(preflight(asked(files, tmp_path)).prompts) == 40
 
 
