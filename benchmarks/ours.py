@@ -35,7 +35,7 @@ def run_file(
         "teacher": {"path": str(files.teacher)},
         "data": {"train": {"path": str(files.prompts), "input": None, "output": None}, "template": "chat"},
         "objective": own["objective"],
-        "teacher_server": own.get("scoring", {}),
+        "teacher_server": own.get("teacher_server", {}),
         "rollout": {
             **own["rollout"],
             "rollout_batch_size": cell.answers,
@@ -55,13 +55,13 @@ def run_file(
         },
         "cluster": {"dashboard": False},
         "save_steps": 1_000_000,
-        "out": str(out),
+        "output_dir": str(out),
     }
 
 
 def run(tree: Values) -> tuple[list[float], dict[str, list[float]]]:
     """Make the run; seconds of its iterations and of their parts, as `seconds_of` counts them."""
-    out = Path(tree["out"])
+    out = Path(tree["output_dir"])
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.parent / f"{out.name}.yaml"
     file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

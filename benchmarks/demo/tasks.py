@@ -19,7 +19,8 @@ Record = dict[str, str]
 """Columns instruction, input, output, task."""
 PROMPT_COLUMNS = ("instruction", "input")
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "demo"
+"""Where the demonstration finds its data and models."""
 SEED = 20260
 NUM_HELDOUT = 210
 NUM_VALIDATION = 105

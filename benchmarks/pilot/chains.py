@@ -18,8 +18,12 @@ METHODS: dict[str, Settings] = {
     "minillm": {"objective": {"kind": "minillm"}, "learner": {"num_iterations": 4}},
 }
 """Name -> what it has other than the rest. All train on as many student positions, at one step size."""
-LEARNER: Settings = {"ranks": 1, "batch_size": 32, "micro_batch": 16, "num_iterations": 1, "steps": 1000}
-SET: Settings = {"answers": 256, "max_new_tokens": 56, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
+LEARNER: Settings = {
+    "world_size": 1, "batch_size": 32, "micro_batch_size": 16, "num_iterations": 1, "max_steps": 1000,
+}  # fmt: skip
+SET: Settings = {
+    "rollout_batch_size": 256, "max_new_tokens": 56, "max_num_seqs": 128, "chunk": 128, "kv_cache_gib": 0.5,
+}  # fmt: skip
 """Stories are 48 tokens long, one or two more when they are tokenised again, and an end token."""
 
 
@@ -51,7 +55,7 @@ def runs(asked: Asked, validation: str) -> dict[str, Settings]:
             }
             phase: Settings = {"do": "train", "student": {"path": "${output_dir}/start/last"}, "seed": seed}
             phase |= {**own, "learner": learner, "save_steps": 10_000}
-            phase["validation"] = {"every": asked.every, "metric": "reverse_kl"}
+            phase |= {"eval_steps": asked.every, "validation": {"metric": "reverse_kl"}}
             phase["data"] = {"validation": {"path": validation}}
             if name == "seqkd":
                 phase["data"]["train"] = {"path": "${output_dir}/answers/answers.jsonl"}
@@ -65,9 +69,9 @@ def chain(
 ) -> Settings:  # fmt: skip
     """All of one pair: `before` makes the teacher, if need be, `start` the student that all begin with."""
     methods, train = runs(asked, f"{data}/validation.jsonl"), {"path": f"{data}/train.jsonl"}
-    models = [teacher, "${output_dir}/start/last", *(f"${{out}}/{name}/last" for name in methods)]
+    models = [teacher, "${output_dir}/start/last", *(f"${{output_dir}}/{name}/last" for name in methods)]
     return {
-        "out": out,
+        "output_dir": out,
         "base": {
             "teacher": {"path": teacher},
             "data": {"train": train, "template": template, "max_prompt_tokens": 128},
@@ -85,7 +89,7 @@ def chain(
             },
             **methods,
             "eval": {
-                "do": "eval", "models": models, "seeds": asked.eval_seeds,
+                "do": "eval", "models": models, "num_seeds": asked.eval_seeds,
                 "data": [f"{data}/{name}.jsonl" for name in tests],
                 "engine": {"max_new_tokens": 48, "max_num_seqs": 128, "chunk": 128},
             },
@@ -96,7 +100,7 @@ def chain(
 def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
     """A teacher and a student from nothing, with one tokenizer, on Dolly's short records."""
     steps = {"teacher": 10, "start": 5} if asked.small else {"teacher": 120, "start": 60}
-    learner = {**LEARNER, "batch_size": 64, "micro_batch": 32}
+    learner = {**LEARNER, "batch_size": 64, "micro_batch_size": 32}
     learner["optimizer"] = {"lr": 1.0e-3, "warmup_steps": 20}
     return chain(
         asked,
@@ -122,7 +126,7 @@ def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
 
 def stories(asked: Asked, out: str, data: str, teacher: str) -> Settings:
     """A teacher of stories and one of its five layers."""
-    learner = {**LEARNER, "batch_size": 64, "micro_batch": 32, "steps": 5 if asked.small else 200}
+    learner = {**LEARNER, "batch_size": 64, "micro_batch_size": 32, "max_steps": 5 if asked.small else 200}
     learner["optimizer"] = {"lr": 3.0e-3, "warmup_steps": 20}
     return chain(
         asked,

@@ -37,7 +37,7 @@ class Shown(Driver):
         return self._enough or super()._done
 
     def _first_measure(self) -> None:
-        self._preflight(Path(self._config.student.path))
+        self._show(Path(self._config.student.path))
 
     def _collect_and_score(self) -> list[Chunk]:
         chunks = super()._collect_and_score()
@@ -50,9 +50,9 @@ class Shown(Driver):
             self._seconds += time.perf_counter() - self._since
             folder = self._folder.path / "students" / f"step-{self._state.step:04d}"
             self._workers.learner.export(folder)
-            self._preflight(folder)
+            self._show(folder)
 
-    def _preflight(self, student: Path) -> None:
+    def _show(self, student: Path) -> None:
         step = self._looked_at = self._state.step
         line = {"step": step, "seconds": self._seconds, "tokens": self._sampled, "student": str(student)}
         print(json.dumps(line), flush=True)

@@ -52,8 +52,8 @@ def verdicts(models: Mapping[str, Measurement]) -> list[str]:
         (_known(m.reverse_kl()), _known(m.rouge_l())) for m in (start, control, ours)
     )
     halved = kl_ours.mean <= kl_start.mean / 2
-    rose = text_ours.mean >= text_start.mean + 5 and text_ours.offset_samples(text_start)
-    below = kl_ours.mean < kl_control.mean and kl_ours.offset_samples(kl_control)
+    rose = text_ours.mean >= text_start.mean + 5 and text_ours.disjoint_from(text_start)
+    below = kl_ours.mean < kl_control.mean and kl_ours.disjoint_from(kl_control)
     ahead = "MiniLLM" if text_ours.mean > text_control.mean else "the control"
 
     def said(held: bool) -> str:

@@ -29,7 +29,7 @@ class Interval:
     high: float
     prompts: int
 
-    def offset_samples(self, other: Interval) -> bool:
+    def disjoint_from(self, other: Interval) -> bool:
         """Whether the two intervals do not touch."""
         return self.low > other.high or other.low > self.high
 

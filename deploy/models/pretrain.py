@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
         "micro_batch_size": 16,
         "optimizer": {"lr": 3e-3, "weight_decay": 0.1, "schedule": "cosine"},
     },
-    "validation": {"every": 100},
+    "eval_steps": 100,
     "save_steps": 500,
 }
 """What a run from nothing has other than distillation."""

@@ -1,9 +1,10 @@
-"""What each part of the house may import, and how a file is held to it."""
+"""What each folder may import, how long a file may be, and how a file is held to it."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MAY_USE: dict[str, set[str]] = {
@@ -13,21 +14,23 @@ MAY_USE: dict[str, set[str]] = {
     "deploy": {"common", "actors", "learner"},
 }
 
-# Who may import a heavy library at all: `folder/module`, or `folder/` for all of it.
-DOORS: dict[str, set[str]] = {
+# Which modules may import a heavy library at all: `folder/module`, or `folder/` for all of it.
+IMPORTERS: dict[str, set[str]] = {
     "vllm": {
         "actors/cpu_kernels",
         "actors/mixture_model",
         "actors/mixture_sampler",
-        "actors/rollout_actor",  # tells the log which version answers
         "actors/vllm_engine",
         "actors/vllm_weights",
+        "actors/workers",  # tells the log which version answers
     },
     "deepspeed": {"learner/deepspeed_engine"},
-    "ray": {"actors/pool", "learner/group", "deploy/"},
+    "ray": {"actors/workers", "learner/worker", "deploy/"},
 }
 
-MOST_LINES = 400
+MAX_LINES = 400
+MAX_MODULES = 15
+"""Of one folder, its __init__ not counted."""
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
@@ -47,34 +50,38 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
 
 def faults(path: str, source: str) -> list[str]:
     """What is wrong with the file at `path` (from the project's root, such as "deploy/runtime/pool.py")."""
-    floor = path.split("/")[0]
+    folder = path.split("/")[0]
     depth = path.count("/")
     tree = ast.parse(source)
     found = []
     if not ast.get_docstring(tree):
         found.append(f"{path}: opens without a sentence that says what it is")
-    if source.count("\n") > MOST_LINES:
-        found.append(f"{path}: {source.count(chr(10))} lines; at most {MOST_LINES}")
+    if source.count("\n") > MAX_LINES:
+        found.append(f"{path}: {source.count(chr(10))} lines; at most {MAX_LINES}")
     for dots, name, line in imports(tree):
         at = f"{path}:{line}:"
         top = name.split(".")[0]
         if dots > depth + 1:
             found.append(f"{at} climbs out of the package")
-        elif dots == depth + 1 and top not in MAY_USE[floor] | {floor, "__version__"}:
-            found.append(f"{at} {floor} may not use {top}")
+        elif dots == depth + 1 and top not in MAY_USE[folder] | {folder, "__version__"}:
+            found.append(f"{at} {folder} may not use {top}")
         elif dots == 0 and top in {*MAY_USE, "minillm_ray"}:
             found.append(f"{at} imports {name} by an absolute name; use dots inside the package")
-        elif dots == 0 and top in DOORS and not _has_door(path, top):
-            found.append(f"{at} {top} is only for {', '.join(sorted(DOORS[top]))}")
+        elif dots == 0 and top in IMPORTERS and not _may_import(path, top):
+            found.append(f"{at} {top} is only for {', '.join(sorted(IMPORTERS[top]))}")
     return found
 
 
-def _has_door(path: str, library: str) -> bool:
-    if library == "ray" and path.endswith("_actor.py"):
-        return True
+def _may_import(path: str, library: str) -> bool:
     return any(
-        path.startswith(door) if door.endswith("/") else path == f"{door}.py" for door in DOORS[library]
+        path.startswith(one) if one.endswith("/") else path == f"{one}.py" for one in IMPORTERS[library]
     )
+
+
+def crowded(paths: Iterable[str]) -> dict[str, int]:
+    """Folders that hold more modules than a person can take in, and how many."""
+    count = Counter(path.rpartition("/")[0] for path in paths if not path.endswith("__init__.py"))
+    return {folder: number for folder, number in count.items() if number > MAX_MODULES}
 
 
 def edges(files: dict[str, str]) -> dict[str, set[str]]:
@@ -108,8 +115,8 @@ def _loaded_with_module(tree: ast.AST) -> Iterator[ast.AST]:
         yield from _loaded_with_module(node)
 
 
-def circle(graph: dict[str, set[str]]) -> list[str]:
-    """One circle of imports, first module repeated at the end; empty if there is none."""
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle of imports, first module repeated at the end; empty if there is none."""
     done: set[str] = set()
 
     def walk(module: str, path: list[str]) -> list[str]:
@@ -134,6 +141,6 @@ def shipped_files(repo: Path) -> dict[str, str]:
     """Path from the root -> source of every module in the four folders."""
     return {
         path.relative_to(repo).as_posix(): path.read_text(encoding="utf-8")
-        for floor in MAY_USE
-        for path in sorted((repo / floor).rglob("*.py"))
+        for folder in MAY_USE
+        for path in sorted((repo / folder).rglob("*.py"))
     }

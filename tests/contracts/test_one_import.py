@@ -1,4 +1,4 @@
-"""A module of ours exists once in a process: never `actors.pool` beside `minillm_ray.deploy.runtime.pool`."""
+"""A module of ours exists once in a process: never `actors.sampler` beside `minillm_ray.actors.sampler`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FLOORS = ("common", "actors", "learner", "deploy")
+FOLDERS = ("common", "actors", "learner", "deploy")
 
 
 def run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -17,11 +17,11 @@ def run(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_a_second_import_under_the_bare_name_is_refused(repo: Path, floor: str):
-    done = run(repo, "-c", f"import minillm_ray.{floor}\nimport {floor}")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_second_import_under_the_bare_name_is_refused(repo: Path, folder: str):
+    done = run(repo, "-c", f"import minillm_ray.{folder}\nimport {folder}")
     assert done.returncode == 1
-    assert f"or import minillm_ray.{floor}" in done.stderr
+    assert f"or import minillm_ray.{folder}" in done.stderr
 
 
 def test_a_second_import_of_one_module_is_refused(repo: Path):
@@ -31,7 +31,7 @@ def test_a_second_import_of_one_module_is_refused(repo: Path):
 
 
 @pytest.mark.parametrize(
-    "line", ["from common.messages import Rollout", "import actors.pool", "import learner"]
+    "line", ["from common.messages import Rollout", "import actors.sampler", "import learner"]
 )
 def test_the_linter_names_a_bare_import(repo: Path, line: str):
     done = subprocess.run(
@@ -66,9 +66,13 @@ def test_no_module_of_ours_is_loaded_under_two_names(repo: Path):
 
 
 def _is_ours(file: Path, repo: Path) -> bool:
-    return any(file.resolve().is_relative_to(repo / floor) for floor in FLOORS)
+    return any(file.resolve().is_relative_to(repo / folder) for folder in FOLDERS)
 
 
 def test_a_module_loaded_twice_is_caught():
-    modules = {"minillm_ray.deploy.runtime.pool": "/a/pool.py", "actors.pool": "/a/pool.py", "os": "/b/os.py"}
-    assert twice(modules) == {"/a/pool.py": ["actors.pool", "minillm_ray.deploy.runtime.pool"]}
+    modules = {
+        "minillm_ray.actors.sampler": "/a/sampler.py",
+        "actors.sampler": "/a/sampler.py",
+        "os": "/b/os.py",
+    }
+    assert twice(modules) == {"/a/sampler.py": ["actors.sampler", "minillm_ray.actors.sampler"]}

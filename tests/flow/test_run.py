@@ -37,7 +37,8 @@ def finished(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Finished:
         folder,
         data={"validation": few, "test": few},
         text={"path": str(corpus), "block_tokens": 16, "batch_size": 4},
-        validation={"every": 2, "test_num_generations": 2},
+        eval_steps=2,
+        validation={"test_num_generations": 2},
     )
     return Finished(train(config), folder)
 

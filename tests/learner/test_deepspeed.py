@@ -34,7 +34,7 @@ from minillm_ray.tests.learner.worlds import (
 from minillm_ray.tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.ray
-SGD = {"name": "sgd", "lr": 64.0, "betas": (0.0, 0.0), "weight_decay": 0.0, "clip_norm": 0.0}
+SGD = {"name": "sgd", "lr": 64.0, "betas": (0.0, 0.0), "weight_decay": 0.0}
 """The weights move by the gradient and nothing else, far enough that their rounding does not hide it."""
 LIMIT = 1e-5
 STAGES = (0, 1, 2, 3)
@@ -142,17 +142,16 @@ def test_all_stages_and_ways_to_save_memory_learn_alike(worlds: dict[int, World]
         "eps": 1e-4,
         "schedule": "cosine",
         "warmup_steps": 1,
-        "clip_norm": 0.5,
         "weight_decay": 0.1,
     }
-    shared = {"optimizer": optimizer, "steps": 4}
+    shared = {"optimizer": optimizer, "max_grad_norm": 0.5, "max_steps": 4}
     want = losses_of(worlds[1], scene, **shared)
     assert want[0] == want[1] > want[2] > want[3]  # the rate of the first step is 0
     for stage in STAGES[1:]:
-        found = losses_of(worlds[2], scene, ranks=2, zero_stage=stage, **shared)
+        found = losses_of(worlds[2], scene, world_size=2, zero_stage=stage, **shared)
         assert found == pytest.approx(want, rel=1e-5)
     for way in ({"offload": "cpu", "zero_stage": 2}, {"offload": "cpu", "zero_stage": 3}):
-        assert losses_of(worlds[2], scene, ranks=2, **way, **shared) == pytest.approx(want, rel=1e-5)
+        assert losses_of(worlds[2], scene, world_size=2, **way, **shared) == pytest.approx(want, rel=1e-5)
     for stage in (0, 3):
         found = losses_of(worlds[1], scene, gradient_checkpointing=True, zero_stage=stage, **shared)
         assert found == pytest.approx(want, rel=1e-5)
@@ -163,7 +162,7 @@ def test_bfloat16_follows_float32_at_every_stage(worlds: dict[int, World], scene
     want = losses_of(worlds[1], scene, optimizer=optimizer)
     for stage in STAGES:
         found = losses_of(
-            worlds[2], scene, optimizer=optimizer, precision="bfloat16", ranks=2, zero_stage=stage
+            worlds[2], scene, optimizer=optimizer, precision="bfloat16", world_size=2, zero_stage=stage
         )
         assert found == pytest.approx(want, rel=2e-2)
         assert found[3] < found[0]
@@ -218,7 +217,7 @@ def test_a_learner_that_goes_on_from_a_checkpoint_was_never_stopped(
     worlds: dict[int, World], scene: Scene, tmp_path: Path, stage: int
 ) -> None:
     optimizer = {"lr": 1e-2, "eps": 1e-4, "schedule": "linear", "warmup_steps": 2}
-    config = run_config(scene, ranks=2, zero_stage=stage, optimizer=optimizer)
+    config = run_config(scene, world_size=2, zero_stage=stage, optimizer=optimizer)
     for losses, again, step in worlds[2].run(train_in_halves, config, scene, tmp_path / "kept"):
         assert step == 2
         assert again == losses[2:]

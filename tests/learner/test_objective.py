@@ -310,7 +310,7 @@ def test_the_text_loss_is_half_next_token_half_teacher_by_hand():
         assert torch.allclose(hidden.grad, torch.tensor([[0.75, 0.25]]) - target)
 
 
-@pytest.mark.parametrize(("share", "reduction"), [*product([0.0, 0.5], ["tokens", "sequences"])])
+@pytest.mark.parametrize(("fraction", "reduction"), [*product([0.0, 0.5], ["tokens", "sequences"])])
 def test_text_in_parts_adds_up(fraction: float, reduction):
     batch = random_batch()
     settings = changed(PAPER, text_teacher_share=fraction, reduction=reduction)

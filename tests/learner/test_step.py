@@ -215,14 +215,16 @@ def test_atkd_takes_sampled_tokens_as_gold_and_the_median_over_the_step(scene: S
         return 0.2 * easy_value[~hard].mean() + 0.8 * hard_value[hard].mean()
 
     value, want = gradient_of(loss, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch_size=3)
+    found, gradient = step(
+        scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch_size=3
+    )
     assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
     assert_same(gradient, want)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
 def test_the_language_model_term_is_added_with_its_coefficient_and_its_own_count(
-    scene: Scene, rank_batch: float
+    scene: Scene, fraction: float
 ) -> None:
     teacher = model_of(scene.teacher)
     texts, tokens = [t.passage for t in scene.texts], sum(len(t.passage.answer_ids) for t in scene.texts)
@@ -232,13 +234,13 @@ def test_the_language_model_term_is_added_with_its_coefficient_and_its_own_count
         for text in texts:
             p = all_logprobs(teacher, text).detach().exp()
             soft = -(p * all_logprobs(student, text)).sum()
-            total = total + rank_batch * soft - (1 - rank_batch) * logprobs(student, text).sum()
+            total = total + fraction * soft - (1 - fraction) * logprobs(student, text).sum()
         return total / tokens
 
-    objective = ObjectiveConfig(lm_coef=0.3, text_teacher_share=rank_batch)
+    objective = ObjectiveConfig(lm_coef=0.3, text_teacher_share=fraction)
     alone, answers = step(scene, objective, scene.samples)
     value, by_text = gradient_of(lambda student: 0.3 * text_loss(student), scene)
-    found, gradient = step(scene, objective, scene.samples, scene.texts if rank_batch else texts)
+    found, gradient = step(scene, objective, scene.samples, scene.texts if fraction else texts)
     assert_same(gradient, {name: answers[name] + by_text[name] for name in answers})
     assert found["learner/text_loss"] == pytest.approx(value / 0.3, rel=1e-5)
     assert found["learner/loss"] == pytest.approx(alone["learner/loss"] + value, rel=1e-5)

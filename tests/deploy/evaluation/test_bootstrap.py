@@ -29,9 +29,9 @@ def test_more_answers_to_the_same_prompts_do_not_narrow_the_interval():
 def test_intervals_are_apart_only_when_they_do_not_touch():
     low = ratio_interval(["a", "b", "c"], [0.0, 0.1, 0.2], np.ones(3))
     high = ratio_interval(["a", "b", "c"], [9.0, 9.1, 9.2], np.ones(3))
-    assert low.offset_samples(high)
-    assert high.offset_samples(low)
-    assert not low.offset_samples(low)
+    assert low.disjoint_from(high)
+    assert high.disjoint_from(low)
+    assert not low.disjoint_from(low)
 
 
 def test_the_mean_over_seeds_is_the_mean_of_each_seeds_ratio():
@@ -58,7 +58,7 @@ def test_a_paired_test_sees_a_small_difference_that_unpaired_intervals_do_not():
     prompts, ease = [str(i) for i in range(60)], draw.normal(size=60)
     first = Tally.of(prompts, [0] * 60, ease, np.ones(60))
     second = Tally.of(prompts, [0] * 60, ease + 0.2 + 0.1 * draw.normal(size=60), np.ones(60))
-    assert not first.interval().offset_samples(second.interval())
+    assert not first.interval().disjoint_from(second.interval())
     found = paired_difference(first, second)
     assert found is not None
     assert found.low < 0.2 < found.high

@@ -37,9 +37,11 @@ def test_a_baseline_is_read_without_a_fault_and_names_its_source(name):
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "sft": {"objective.kind": "lm", "learner.optimizer.lr": 5e-4, "learner.batch_size": 32},
-    "kd": {"objective.divergence": "forward_kl", "objective.lm_share": 0.5, "rollout.rollout_batch_size": 256},
-    "seqkd": {"objective.kind": "lm"},
+    "sft": {"objective.kind": "sft", "learner.optimizer.lr": 5e-4, "learner.batch_size": 32},
+    "kd": {
+        "objective.divergence": "forward_kl", "objective.lm_share": 0.5, "rollout.rollout_batch_size": 256,
+    },
+    "seqkd": {"objective.kind": "sft"},
     "seqkd_reference": {"objective.kind": "kd", "objective.lm_share": 0.5},
     "gkd": {"objective.jsd_beta": 0.5, "objective.sampled_share": 0.5, "rollout.teacher_mix": 0.0},
     "distillm": {"objective.divergence": "skew_reverse_kl", "objective.skew": 0.1, "objective.lm_coef": 1},
@@ -83,4 +85,4 @@ def test_the_whole_chain_distils_as_the_run_file_of_minillm_does():
 def test_the_two_kinds_of_seqkd_learn_from_answers_drawn_in_one_way():
     drawn = [load_chain(FILES[name]).phases[0].settings() for name in ("seqkd", "seqkd_reference")]
     assert drawn[0] == drawn[1]
-    assert (drawn[0]["rollout"]["temperature"], drawn[0]["rollout"]["samples"]) == (1.0, 1)
+    assert (drawn[0]["rollout"]["temperature"], drawn[0]["rollout"]["num_generations"]) == (1.0, 1)
