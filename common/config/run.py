@@ -1,7 +1,7 @@
 """The settings of a run, as one tree.
 
-Every field says its unit in the docstring beneath it. Unknown keys are refused. A value that is wrong by itself
-is refused by its type, values that contradict each other by `RunConfig.faults`. `load_run` in
+Every field says its unit in the docstring beneath it. Unknown keys are refused. A value that is wrong by
+itself is refused by its type, values that contradict each other by `RunConfig.faults`. `load_run` in
 `deploy.config.loader` reads YAML and dotted overrides into it and reports all faults at once.
 """
 
@@ -121,7 +121,8 @@ class LearnerConfig(Section):
     micro_batch_size: Count = 8
     """Answers in one forward pass of one rank."""
     num_iterations: Count | None = None
-    """Passes over each set of answers. null = 4 for minillm, 1 for preset opd and for kd; 1 for all given ones."""
+    """Passes over each set of answers. null = 4 for minillm, 1 for its preset opd and for kd. Given answers
+    alone are always passed once."""
     token_budget: Count | None = None
     """Trained answer tokens after which the run ends, each counted as often as it is met. null = the steps
     alone end it; they also shape the schedule. For comparing methods at one budget."""
