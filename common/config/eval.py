@@ -128,6 +128,10 @@ class EvalConfig(Section):
             return False
         return any(self.wants(metric) for metric in NEED_TEACHER)
 
+    def resolved(self) -> EvalConfig:
+        """The same evaluation with an absolute folder."""
+        return self.model_copy(update={"output_dir": self.output_dir.expanduser().resolve()})
+
     def faults(self) -> list[Fault]:
         """What is wrong between settings, each with key, value and way out."""
         found = []

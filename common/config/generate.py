@@ -63,6 +63,10 @@ class GenerateConfig(Section):
         """Most tokens of a prompt and its answer."""
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
 
+    def resolved(self) -> GenerateConfig:
+        """The same generation with an absolute folder."""
+        return self.model_copy(update={"output_dir": self.output_dir.expanduser().resolve()})
+
     def faults(self) -> list[Fault]:
         """What is wrong between settings, each with key, value and way out."""
         return self.prompts.faults({"data.train": self.data.train})

@@ -1,4 +1,4 @@
-"""All data of a run, read and tokenised once: for the checks before it starts, and then for the run itself."""
+"""All data of a run, read and tokenised once: for the checks before it starts, then for the run itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The streams of a run: prompts, given answers and plain text, each with a cursor that a resumed run restores.
+"""The streams of a run: prompts, given answers and plain text, each with a cursor that resuming restores.
 
 Given answers and text are put into the object store here, in pieces, so that they travel as sampled ones do.
 """
@@ -107,7 +107,7 @@ class PromptStream(Generic[T]):
     def __init__(self, items: Sequence[T], *, seed: int, shuffle: bool = True):
         """Raises DataError if there is nothing to draw."""
         if not len(items):
-            raise DataError("a stream of prompts needs at least one; give the run data")
+            raise DataError("a stream of prompts needs at least one; check the data of this run")
         self._items, self._seed, self._shuffle = items, seed, shuffle
         self._cursor = 0
         self._pass = -1
