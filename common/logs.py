@@ -286,6 +286,36 @@ def reset_logging() -> None:
     logger.propagate = True
 
 
+@dataclass(slots=True)
+class _Defaults:
+    """What `driver_logs` takes where nothing else was said."""
+
+    level: LogLevel = "info"
+    owns_process: bool = False
+
+
+_defaults = _Defaults()
+
+
+def set_defaults(*, level: LogLevel, owns_process: bool) -> None:
+    """How the runs of this process log from now on; the command line says it once, at its start."""
+    _defaults.level, _defaults.owns_process = level, owns_process
+
+
+@contextmanager
+def driver_logs(output_dir: Path) -> Iterator[LogTarget]:
+    """The driver logs into `output_dir`/logs for the length of the block; the target is for its workers."""
+    target = start_run_logs(output_dir, _defaults.level)
+    setup_logging(target, "driver", owns_process=_defaults.owns_process)
+    try:
+        yield target
+    except BaseException as error:
+        EventLog(__name__).failure("run failed", error)
+        raise
+    finally:
+        reset_logging()
+
+
 def quiet_libraries() -> None:
     """Only warnings of the libraries in QUIET; once more after an import, where the library sets its own."""
     for name in QUIET:

@@ -18,10 +18,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from ...deploy.api import resume
 from ...deploy.models.pretrain import Shape, pretrain
 from ...deploy.pipeline.chain import load_chain
 from ...deploy.pipeline.runner import run_chain
+from ...deploy.training.launch import resume_run
 from . import chains
 from .data import prepare_dolly, prepare_stories
 from .verdict import verdict
@@ -71,7 +71,7 @@ def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path
         if (models / name / "last").exists():
             continue
         if (models / name / "metrics.jsonl").exists():
-            resume(models / name, console)
+            resume_run(models / name, console)
         else:
             pretrain(
                 texts, models / name, shape,

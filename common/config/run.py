@@ -148,6 +148,11 @@ class LearnerConfig(Section):
     bucket_mib: Count = 64
     """Bytes of one weight bucket on its way to the rollout actors, in MiB."""
 
+    @property
+    def effective_zero_stage(self) -> int:
+        """The ZeRO stage that runs: without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 in float32."""
+        return max(1, self.zero_stage) if self.dtype == "bfloat16" else self.zero_stage
+
 
 class ValidationConfig(Section):
     """How the student is measured, and what chooses the best one."""

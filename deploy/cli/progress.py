@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from ...common.types import BatchSummary, Dropped
 
 LOG_EVERY_S = 10.0
 FIRST = ("reverse KL", "ROUGE-L")
@@ -85,6 +87,47 @@ class Progress:
         elif time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
             self.console.print(" · ".join(filter(None, lines)), highlight=False, soft_wrap=True)
+
+
+class AnswerCounter:
+    """Shows how many of a phase's answers are done, and tells of those that were dropped, and why."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        total: int,
+        on_drop: Callable[[Dropped], None] | None = None,
+        *,
+        done: int = 0,
+    ):
+        """`on_drop` keeps each drop where all are listed; `done` of the `total` are behind us."""
+        self._progress, self._total, self._on_drop, self._done = progress, total, on_drop, done
+
+    def __call__(self, summary: BatchSummary) -> None:
+        """Some more are done."""
+        self._done += len(summary)
+        self._progress.count(self._done, self._total)
+        if self._on_drop is not None:
+            for drop in summary.dropped:
+                self._on_drop(drop)
+        for line in summary_of(summary.dropped, recorded=self._on_drop is not None):
+            self._progress.say(line)
+
+
+def summary_of(drops: Sequence[Dropped], *, recorded: bool = True) -> list[str]:
+    """A line for each kind of drop, with how many there are and the first of them.
+
+    `recorded`: whether a run's metrics.jsonl lists them all.
+    """
+    where = "; all are in metrics.jsonl" if recorded else ""
+    kinds: dict[tuple[str, str, str], list[Dropped]] = {}
+    for drop in drops:
+        kinds.setdefault((drop.prompt_id.split("/")[0], drop.stage, drop.reason), []).append(drop)
+    return [
+        f"dropped {len(found)} of {source} at {stage}: {reason} (first: {found[0].prompt_id},"
+        f" {found[0].detail}){where}"
+        for (source, stage, reason), found in kinds.items()
+    ]
 
 
 def _step(done: int, total: int, of_tokens: float | None) -> str:

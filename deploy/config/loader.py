@@ -70,6 +70,17 @@ def read_settings(file: Path | None, overrides: Sequence[str], source: str, faul
     return values
 
 
+def read_mapping(given: Mapping[str, Any], source: str, faults: list[str]) -> Values:
+    """What a mapping says, as if it stood in a file of the folder one stands in; not yet checked."""
+    try:
+        tree = OmegaConf.create(dict(given))
+        _resolve_paths(tree, [Path()])
+        values: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as fault:
+        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    return values
+
+
 def merge_defaults(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
     """The settings of `high`, and those of `low` that it does not name."""
     merged = dict(low)

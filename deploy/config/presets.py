@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from ...common.config.generate import Author, GenerateConfig, GenerateData, GenerateEngine
 from ...common.config.run import RunConfig
 from ...common.errors import ABSENT, Fault
-from .loader import Change, Values, merge_defaults, parsed, together
+from .loader import Change, Values, load_run, merge_defaults, parsed, together
 
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
@@ -18,6 +20,11 @@ DEFAULTS: dict[str, Any] = {
 }
 """Defaults of fine-tuning that differ from those of distillation. The paper searches learning rates from 5e-6
 to 5e-4 by size of the model; the reference decays by a cosine."""
+
+
+def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "student") -> RunConfig:
+    """Read a run file as one that fine-tunes `model`. Raises ConfigError as `load_run` does."""
+    return load_run(path, overrides, as_sft(model))
 
 
 def as_sft(model: Tuned = "student") -> Change:

@@ -22,12 +22,12 @@ from rich.console import Console
 from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
 from .. import demo as data
-from ..api import train
 from ..config.loader import load_run
 from ..data.tokenize import load_prompts
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
 from ..training.driver import Result
+from ..training.launch import start_run
 from ..training.metrics_log import read_metrics
 from .last_screen import MODELS, last_screen
 
@@ -51,7 +51,7 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
     if out.exists():
         if not (out / MARKER).exists():
             raise ConfigError(
-                f"--out {out} exists and is no earlier demo; choose another folder, or delete it",
+                f"--output-dir {out} exists and is no earlier demo; choose another folder, or delete it",
                 source="demo",
             )
         shutil.rmtree(out)
@@ -64,9 +64,9 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
         )
         console.print(WHAT.format(out=out, steps=base.learner.max_steps))
         console.rule("MiniLLM")
-        ours = train(base, console)
+        ours = start_run(base, console)
         console.rule("control: further fine-tuning")
-        theirs = train(control, console)
+        theirs = start_run(control, console)
         prompts = [p.text for p in load_prompts(base, "test")[:3]]
     plot_run(out / "plots", {"MiniLLM": read_metrics(out), "control": read_metrics(out / "control")})
     summary = _summary(out, ours, theirs, str(base.teacher and base.teacher.path), base.student.path)

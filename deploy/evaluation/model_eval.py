@@ -16,11 +16,10 @@ import ray
 from ...actors.measurer import PassageMeasure
 from ...common.config.eval import METRICS, NEED_ANSWERS, NEED_REFERENCES, EvalConfig
 from ...common.types import SamplingSpec
-from ..cli.progress import Progress
+from ..cli.progress import AnswerCounter, Progress
 from ..data.streams import sizes
 from ..runtime.pool import Chunk, chunked
 from ..runtime.workers import EvalWorkerGroup
-from ..training.metrics_log import summary_of
 from .buckets import LENGTH_BUCKETS, length_bucket, num_words
 from .calibration import choices as chosen
 from .calibration import label_probabilities
@@ -73,17 +72,8 @@ class ModelEval:
     def _phase(self, what: str) -> None:
         self._progress.phase(f"{self._part.model} on {self._task.name}: {what}")
 
-    def _counting(self, total: int, done_before: int = 0):
-        done = done_before
-
-        def tell(summary) -> None:
-            nonlocal done
-            done += len(summary)
-            self._progress.count(done, total)
-            for line in summary_of(summary.dropped, recorded=False):
-                self._progress.say(line)
-
-        return tell
+    def _counter(self, total: int, done: int = 0) -> AnswerCounter:
+        return AnswerCounter(self._progress, total, done=done)
 
     def _spec(self, seed: int, teacher_mix: float = 0.0) -> SamplingSpec:
         engine = self._config.engine
@@ -104,7 +94,7 @@ class ModelEval:
         by_seed: dict[int, list[Chunk]] = {}
         for number, seed in enumerate(self._config.seed_numbers):
             self._phase("answering")
-            tell = self._counting(count * self._config.num_seeds, count * number)
+            tell = self._counter(count * self._config.num_seeds, count * number)
             by_seed[seed] = self._workers.generate(task.prompts, self._spec(seed), tell)
             graded = self._workers.grade(
                 by_seed[seed],
@@ -123,7 +113,7 @@ class ModelEval:
         part = self._part
         self._phase("measuring its answers")
         chunks = [chunk for found in by_seed.values() for chunk in found]
-        own = self._workers.measure(chunks, compare=True, done=self._counting(len(part.answers)))
+        own = self._workers.measure(chunks, compare=True, done=self._counter(len(part.answers)))
         assert [m.prompt_id for m in own] == [a.prompt_id for a in part.answers], "in their order"
         part.answers = [
             replace(a, reverse_kl=_sum(m.reverse_kl), forward_kl=_sum(m.forward_kl))
@@ -132,7 +122,7 @@ class ModelEval:
         if self._config.wants("ex_acc_err"):
             given = self._teacher_answers()
             self._phase("measuring the teacher's answers")
-            theirs = self._workers.measure(given, compare=True, done=self._counting(len(part.answers)))
+            theirs = self._workers.measure(given, compare=True, done=self._counter(len(part.answers)))
             bias = exposure_bias(_divergences(own), _divergences(theirs), ended=self._config.ended)
             part.exposure = exposure_rows(part.model, part.data, bias)
 
@@ -142,7 +132,7 @@ class ModelEval:
         key = self._task.name, zlib.crc32(seen), self._vocabulary
         if key not in self._shared.chunks:
             self._phase("the teacher answers")
-            tell = self._counting(len(self._task.prompts) * self._config.num_seeds)
+            tell = self._counter(len(self._task.prompts) * self._config.num_seeds)
             self._shared.chunks[key] = [
                 chunk
                 for seed in self._config.seed_numbers
@@ -156,7 +146,7 @@ class ModelEval:
             Chunk(ref=ray.put(list(piece)), summary=sizes(piece))
             for piece in chunked(self._task.given, self._config.engine.chunk)
         ]
-        tell = self._counting(len(self._task.given))
+        tell = self._counter(len(self._task.given))
         self._part.given = [
             GivenFigures(prompt_id=m.prompt_id, nll=-_total(m.logprobs), tokens=len(m.logprobs))
             for m in self._workers.measure(chunks, compare=False, done=tell)
@@ -165,7 +155,7 @@ class ModelEval:
     def _classify(self) -> None:
         self._phase("choosing among labels")
         for group in self._task.choices:
-            tell = self._counting(len(group.prompts))
+            tell = self._counter(len(group.prompts))
             found = self._workers.choose(group.prompts, group.labels, tell)
             probabilities, mass = label_probabilities(np.stack([one.logprobs for one in found]))
             confidence, right = chosen(probabilities, group.right)

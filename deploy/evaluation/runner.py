@@ -16,13 +16,12 @@ from rich.text import Text
 
 from ...common.config.eval import METRICS, NEED_ANSWERS, NEED_REFERENCES, NEED_TEACHER, EvalConfig, EvalModel
 from ...common.errors import ConfigError, DataError
-from ..cli.progress import Progress
+from ..cli.progress import Progress, summary_of
 from ..models.inspect import ModelFacts, describe_model, load_tokenizer, shape_of, shared_vocabulary
 from ..preflight.rules import cache_faults, model_faults
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
 from ..runtime.workers import EvalWorkerGroup, start_eval_workers
-from ..training.metrics_log import summary_of
 from .model_eval import ModelEval, TeacherAnswers, samples_answers
 from .rows import Part, Row, comparisons_of, rows_of
 from .store import EvalFolder, mark_of

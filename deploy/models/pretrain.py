@@ -17,12 +17,12 @@ from rich.console import Console
 from ...common.config.data import TextConfig
 from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import ConfigError
-from ..api import train
 from ..config.loader import Values, merge_defaults, read_settings, validated
 from ..data.readers import documents
 from ..data.tokenize import eos_id
 from ..preflight.rules import CPU_HEAD_DIMS
 from ..training.driver import Result
+from ..training.launch import start_run
 from ..training.run_dir import RunFolder
 from .inspect import load_tokenizer
 
@@ -154,7 +154,7 @@ def pretrain(
     screen.print(
         f"{config.student.path}: {size:,} parameters at random, {len(words):,} words", highlight=False
     )
-    return train(config, screen)
+    return start_run(config, screen)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:

@@ -24,7 +24,7 @@ from ...actors.workers import PartsActor, RolloutActor
 from ...common.config.run import RunConfig
 from ...common.errors import ConfigError, DataError, MinillmError
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
-from ..cli.progress import Progress, clock
+from ..cli.progress import Progress, clock, summary_of
 from ..config.loader import CONFIG_FILE, Values, load_run
 from ..config.presets import Author, as_generation
 from ..data.readers import Questions
@@ -36,7 +36,6 @@ from ..runtime.cluster import cluster
 from ..runtime.placement import Bundle, Reservation, bundles
 from ..runtime.pool import Pool, result_of
 from ..runtime.workers import wait_for
-from ..training.metrics_log import summary_of
 
 HEAD = "# Answers to data.train, by `minillm generate`"
 """How config.yaml of a generation begins, which is no run."""
@@ -84,10 +83,15 @@ def engines(config: RunConfig) -> list[Bundle]:
 
 
 def load_generation(
-    path: Path | str, overrides: Sequence[str], *, out: Path, by: Author = "teacher", keep_cut: bool = False
+    path: Path | str,
+    overrides: Sequence[str],
+    *,
+    output_dir: Path,
+    by: Author = "teacher",
+    keep_cut: bool = False,
 ) -> Generation:
     """Read a run file as one that has `by` answer data.train. Raises ConfigError as `load_run` does."""
-    config = load_run(path, [*overrides, f"output_dir={out}"], as_generation(by))
+    config = load_run(path, [*overrides, f"output_dir={output_dir}"], as_generation(by))
     return Generation(config=config, by=by, keep_cut=keep_cut)
 
 

@@ -15,7 +15,6 @@ from rich.console import Console, RenderableType
 from ...common.config.eval import EvalConfig, EvalModel
 from ...common.config.run import EngineConfig, ModelConfig, RunConfig
 from ...common.errors import ConfigError
-from .. import api
 from ..cli.report import report, report_answers
 from ..config.loader import (
     PATHS,
@@ -29,6 +28,7 @@ from ..config.loader import (
 from ..config.presets import as_generation, as_sft
 from ..evaluation import runner
 from ..preflight.check import Plan, check_run
+from ..training.launch import continue_run, start_run
 from ..training.run_dir import RunFolder
 from . import generate
 from .generate import ANSWERS, Generated, Generation
@@ -189,7 +189,7 @@ def _preflight_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later
 
 def _run(config: RunConfig, console: Console) -> Any:
     existing = RunFolder(config.output_dir).config.exists()
-    return api.continue_run(config, console) if existing else api.train(config, console)
+    return continue_run(config, console) if existing else start_run(config, console)
 
 
 def _answers_told(made: Generated) -> str:
@@ -213,7 +213,7 @@ KINDS: dict[str, Kind] = {
         free=("rollout.num_engines", "rollout.chunk"),
     ),
     "eval": Kind(
-        read=_read_eval, run=api.evaluate, told=runner.report_evaluation, config=lambda asked: asked,
+        read=_read_eval, run=runner.evaluate, told=runner.report_evaluation, config=lambda asked: asked,
         preflight=_preflight_eval,
         makes=("results.json",), free=("engine.num_engines", "engine.chunk", "teacher_server.num_actors"),
     ),

@@ -12,7 +12,6 @@ turn comes; until then a model is represented by the one that it starts from.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -20,18 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import ConfigError, MinillmError
-from ..api import resume
 from ..cli.progress import clock
-from ..cli.report import report, report_answers
-from ..config.loader import CONFIG_FILE
 from ..preflight.check import Plan
 from ..runtime.cluster import cluster
-from .chain import Chain, Phase, _lines, _pending, is_chain, load_chain
-from .generate import find_existing, generate
+from .chain import Chain, Phase, _lines, _pending
 from .state import _finished, _refuse_other_settings, _remember, _save
 
 
@@ -104,16 +99,6 @@ def _run(chain: Chain, phase: Phase, console: Console) -> Done:
     _remember(chain, phase, seconds)
     console.print(phase.kind.told(result), highlight=False)
     return Done(name=phase.name, folder=phase.out, seconds=seconds, result=result)
-
-
-def resume_any(folder: Path, console: Console) -> RenderableType:
-    """Go on with whatever `folder` holds: a chain, answers, or a run; what came of it, for a person."""
-    file = folder / CONFIG_FILE
-    if is_chain(file):
-        return told(run_chain(load_chain(file, [f"output_dir={json.dumps(str(folder))}"]), console))
-    if asked := find_existing(folder):
-        return report_answers(generate(asked, console))
-    return report(resume(folder, console))
 
 
 def told(done: Sequence[Done]) -> str:

@@ -82,7 +82,7 @@ def learner_memory(
 ) -> Memory:
     """One learner rank; ZeRO shares out the optimiser (1), the gradients (2) and the weights (3)."""
     learner = config.learner
-    size, stage, published = BYTES[learner.dtype], learner.running_zero_stage, BYTES[config.rollout.dtype]
+    size, stage, published = BYTES[learner.dtype], learner.effective_zero_stage, BYTES[config.rollout.dtype]
     count, fraction = student.parameters, -(-student.parameters // learner.world_size)
     # ZeRO-3 gathers layer by layer; the largest piece is the output layer.
     weights = fraction * size + student.head_parameters * size if stage == 3 else count * size

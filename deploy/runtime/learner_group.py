@@ -77,7 +77,9 @@ class LearnerGroup:
     def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
         """A record of each answer, in order, by the weights as they are; nothing is learned."""
         learner = self._config.learner
-        all_items = shard_batch(items, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size)
+        all_items = shard_batch(
+            items, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size
+        )
         parts = self._all("measure", lambda rank: (all_items[rank], temperature))
         found = {
             index: record

@@ -1,4 +1,4 @@
-"""The driver of one run: sample, score, learn, publish, measure, until the steps are done.
+"""The driver of one run: sample, score, learn, publish, validate, until the steps are done.
 
     collect   rollout actors draw a set of answers with one version of the weights (or data gives them)
     score     teacher actors add log-probs and what the loss asks for
@@ -11,29 +11,28 @@ Only prompts, references and numbers pass through here.
 from __future__ import annotations
 
 import time
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ...common.config.run import RunConfig
+from ...common.logs import EventLog, answer_ids, bind
 from ...common.metrics import means, merge
-from ...common.types import BatchSummary, Passage, Prompt, SamplingSpec, WeightVersion
+from ...common.types import SamplingSpec, WeightVersion
 from ...learner.sharding import Item
-from ..cli.progress import Progress
+from ..cli.progress import AnswerCounter, Progress
 from ..data.streams import DataStreams
-from ..models.model_card import write_card
 from ..runtime.pool import Chunk
 from ..runtime.workers import WorkerGroup
 from . import collapse
+from .callbacks import CallbackList, Moment, TrainState
 from .measurement import Measurement
-from .metrics_log import Recorder, summary_of
+from .metrics_log import Recorder
 from .run_dir import RunFolder, State
+from .validator import TestScores, Validator, items_of, seed_of
 
-NUM_EXAMPLES = 3
-"""Answers of a measurement that are kept as text."""
+log = EventLog(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,29 +43,32 @@ class Result:
     steps: int
     best_step: int
     before: Measurement | None
-    """Held-out prompts answered by the student as it started; None without held-out data."""
+    """Test prompts answered by the student as it started; None without data.test."""
     after: Measurement | None
-    """The same by the best student."""
+    """The same by the best student; None where a callback stopped the run."""
     teacher: Measurement | None
     """The same by the teacher, where the engines hold it (teacher_mix > 0)."""
     memory: dict[str, int]
     """Most resident bytes of each process, by name; shared pages count in each."""
     seconds: float
+    stopped_by: str | None = None
+    """The callback that asked the run to stop before its last step; None where it came to its end."""
 
 
 class Driver:
-    """One run over a cast that is ready. `run` is the whole of it."""
+    """One run over workers that are ready. `run` is the whole of it."""
 
     def __init__(
-        self, config: RunConfig, streams: DataStreams, start_workers: WorkerGroup, folder: RunFolder, recorder: Recorder,
-        progress: Progress, state: State | None,
+        self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunFolder,
+        recorder: Recorder, progress: Progress, state: State | None, callbacks: Sequence[object] = (),
     ):  # fmt: skip
-        self._config, self._streams, self._workers = config, streams, start_workers
+        self._config, self._streams, self._workers = config, streams, workers
         self._folder, self._recorder, self._progress = folder, recorder, progress
         self._state = state or State()
         self._resumed = state is not None
-        self._measured_at = -1
-        self._values: dict[str, float] = {}
+        self._callbacks = CallbackList(callbacks)
+        self._validator = Validator(config, streams, workers, folder, recorder, progress, self._state)
+        self._latest: dict[str, float] = {}
         self._warned: set[str] = set()
         self._lost: list[str] = []
 
@@ -76,30 +78,32 @@ class Driver:
         if self._resumed:
             self._restore()
         else:
-            self._first_measure()
-        state, config = self._state, self._config
-        self._progress.start_steps(state.step, config.learner.max_steps, self._of_tokens)
+            self._measure_start()
+        self._call("on_start")
+        state = self._state
+        self._progress.start_steps(state.step, self._config.learner.max_steps, self._spent_tokens)
         while not self._done:
             started = time.monotonic()
+            bind(set=state.sets, step=state.step, version=state.version)
             self._learn(self._collect_and_score())
             state.sets += 1
             self._publish()
             self._validate_if_due()
-            self._tell_losses()
+            self._report_lost_workers()
             self._checkpoint_if_due()
-            self._recorder.record(state.step, {"run/iteration_s": time.monotonic() - started})
+            self._record({"run/iteration_s": time.monotonic() - started})
         return self._finish(began)
 
     @property
     def _done(self) -> bool:
-        """Whether all steps are made, or all tokens trained on that the run may use."""
+        """Whether all steps are made, all tokens of the budget used, or a callback has said stop."""
         learner, state = self._config.learner, self._state
         spent = learner.token_budget is not None and state.tokens >= learner.token_budget
-        return spent or state.step >= learner.max_steps
+        return spent or state.step >= learner.max_steps or self._callbacks.stopped_by is not None
 
     @property
-    def _of_tokens(self) -> float | None:
-        """Share of the run's tokens that is used; None where they are not counted out."""
+    def _spent_tokens(self) -> float | None:
+        """Fraction of the run's tokens that is used; None where they are not counted out."""
         budget = self._config.learner.token_budget
         return None if budget is None else self._state.tokens / budget
 
@@ -108,17 +112,18 @@ class Driver:
         config, number = self._config, self._state.sets
         chunks = self._sample(number) if config.sampled_answers else []
         if config.given_answers:
-            chunks += self._streams.take_answers(config.given_answers)
+            given = self._streams.take_answers(config.given_answers)
+            log.event("answers given", ids=_ids_of(given))
+            chunks += given
         if config.objective.kind == "sft":
             return chunks
         began = time.monotonic()
         self._progress.phase("scoring")
-        count = self._counting(sum(map(len, chunks)))
         scored = self._workers.score(
             chunks,
             hidden=config.objective.needs_teacher_hidden,
             logprobs=config.objective.needs_teacher_logprobs or config.teacher_server.drawn_logprobs,
-            done=count,
+            done=self._counter(sum(map(len, chunks))),
         )
         seconds = time.monotonic() - began
         read = [chunk.summary for chunk in scored if not chunk.scored]
@@ -128,7 +133,7 @@ class Driver:
             values["teacher/states_gap"] = self._workers.states_gap
         values |= means(self._workers.write(number, self._state.version, scored))
         values |= means(merge(summary.metrics for summary in read))
-        self._recorder.record(self._state.step, values)
+        self._record(values)
         self._watch(values)
         return scored
 
@@ -137,13 +142,17 @@ class Driver:
         began = time.monotonic()
         self._progress.phase("sampling")
         prompts = self._streams.take_prompts(config.sampled_answers // config.rollout.num_generations)
-        chunks = self._workers.generate(
-            prompts, self._spec(seed=number), self._counting(config.sampled_answers)
-        )
+        chunks = self._workers.generate(prompts, self._spec(number), self._counter(config.sampled_answers))
         seconds = time.monotonic() - began
         tokens = sum(sum(chunk.summary.answer_tokens) for chunk in chunks)
-        values = {"rollout/set_s": seconds, "rollout/tokens_per_s": tokens / seconds}
-        self._recorder.record(self._state.step, values)
+        log.event("set drawn", ids=_ids_of(chunks), tokens=tokens, seconds=round(seconds, 3))
+        self._record(
+            {
+                "rollout/set_s": seconds,
+                "rollout/tokens_per_s": tokens / seconds,
+                "rollout/dropped": float(sum(len(chunk.summary.dropped) for chunk in chunks)),
+            }
+        )
         self._progress.show(drawn=f"{tokens / seconds:,.0f} tokens/s")
         return chunks
 
@@ -159,22 +168,31 @@ class Driver:
             order = np.random.default_rng([config.seed, state.sets, epoch]).permutation(len(items))
             for start in range(0, len(items), config.learner.batch_size):
                 batch = [items[i] for i in order[start : start + config.learner.batch_size]]
-                report = self._workers.learner.step(
-                    batch, self._text_items(), fresh=epoch == 0 and start == 0, first_epoch=epoch == 0
-                )
-                state.step = report.step
-                values = means(report.metrics) | {"learner/step_s": report.seconds}
-                tokens = sum(item.answer_tokens for item in batch)
-                state.tokens += tokens
-                values["learner/tokens_per_s"] = tokens / report.seconds
-                self._recorder.record(state.step, values, version=state.version)
-                self._watch(values)
-                self._show(values)
-                if self._done:
+                self._step(batch, fresh=epoch == 0 and start == 0, first_epoch=epoch == 0)
+                if self._steps_done:
                     return
 
+    @property
+    def _steps_done(self) -> bool:
+        """As `_done`, but a set that is begun is learned from to its end where a callback says stop."""
+        return self._done and self._callbacks.stopped_by is None
+
+    def _step(self, batch: Sequence[Item], *, fresh: bool, first_epoch: bool) -> None:
+        state = self._state
+        report = self._workers.learner.step(batch, self._text_items(), fresh=fresh, first_epoch=first_epoch)
+        state.step = report.step
+        tokens = sum(item.answer_tokens for item in batch)
+        state.tokens += tokens
+        values = means(report.metrics)
+        values |= {"learner/step_s": report.seconds, "learner/tokens_per_s": tokens / report.seconds}
+        self._record(values, version=state.version)
+        log.event("step", step=state.step, loss=values["learner/loss"], seconds=round(report.seconds, 3))
+        self._watch(values)
+        self._show(values)
+        self._call("on_step")
+
     def _text_items(self) -> list[Item]:
-        """Plain text for one step's language-model term; scored by the teacher where it has a share."""
+        """Plain text for one step's language-model term; scored by the teacher where it has a part in it."""
         config = self._config
         if config.text is None or config.objective.lm_coef == 0 or config.objective.kind == "sft":
             return []
@@ -190,8 +208,8 @@ class Driver:
         manifest = self._workers.publish(WeightVersion(self._state.version))
         published = time.monotonic()
         load_s = self._workers.load(manifest)
-        self._recorder.record(
-            self._state.step,
+        log.event("published", version=self._state.version, bytes=manifest.num_bytes)
+        self._record(
             {
                 "weights/bytes": float(manifest.num_bytes),
                 "weights/publish_s": published - began,
@@ -200,93 +218,35 @@ class Driver:
             version=self._state.version,
         )
 
-    def measure(
-        self, prompts: Sequence[Prompt], *, samples: int, teacher_mix: float = 0.0, seed: int = 0
-    ) -> Measurement:
-        """Score answers of the student alone (or, with teacher_mix = 1, of the teacher alone)."""
-        spec = SamplingSpec(
-            max_tokens=self._config.validation.max_new_tokens or self._config.rollout.max_new_tokens,
-            temperature=1.0,
-            teacher_mix=teacher_mix,
-            samples=samples,
-            seed=self._seed("measure", seed),
-        )
-        chunks = self._workers.generate(prompts, spec, self._counting(len(prompts) * samples))
-        scores = self._workers.text_scores(prompts, chunks)
-        examples = [text for *_, text in self._workers.read(chunks[0], NUM_EXAMPLES)]
-        if self._config.teacher is None or teacher_mix > 0:
-            return Measurement.of(scores, None, examples)
-        scored = self._workers.score(chunks, hidden=True, logprobs=False)
-        records = self._workers.learner.measure(items_of(scored))
-        reverse_kl = {(r.prompt_id, r.sample): r.reverse_kl for r in records if r.reverse_kl is not None}
-        return Measurement.of(scores, reverse_kl, examples)
-
-    def _first_measure(self) -> None:
-        """Held-out and validation scores of the student as it starts."""
-        if self._streams.test:
-            self._progress.phase("held-out prompts, before")
-            samples, config = self._config.validation.test_num_generations, self._config
-            self._state.before = self.measure(self._streams.test, samples=samples).to_json()
-            if config.samples_answers and config.rollout.teacher_mix > 0:
-                teacher = self.measure(self._streams.test, samples=samples, teacher_mix=1.0)
-                self._state.teacher = teacher.to_json()
-        self._validate()
+    def _measure_start(self) -> None:
+        self._validator.measure_start()
+        self._after_validation(self._validator.values)
 
     def _validate_if_due(self) -> None:
-        every, step = self._config.eval_steps, self._state.step
-        if step // every > self._measured_at // every or self._done:
-            self._validate()
+        if self._validator.is_due() or self._done:
+            self._after_validation(self._validator.validate())
 
-    def _validate(self) -> None:
-        """Measure on validation prompts, and keep the student if it is the best so far."""
-        state, config = self._state, self._config
-        self._measured_at = state.step
-        if self._streams.validation_answers or self._streams.validation:
-            self._progress.phase("validating")
-        if self._streams.validation_answers:
-            values = {"validation/loss": self._answer_loss(self._streams.validation_answers)}
-        elif self._streams.validation:
-            values = self.measure(
-                self._streams.validation, samples=config.validation.num_generations
-            ).values()
-        else:
-            return
-        self._recorder.record(state.step, values, version=state.version)
-        self._values |= values
-        self._show(values)
-        name, sign = self._criterion(values)
-        if state.best_value is None or sign * values[name] > sign * state.best_value:
-            state.best_value, state.best_step = values[name], state.step
-            self._save_student(self._folder.best, values)
-
-    def _answer_loss(self, passages: Sequence[Passage]) -> float:
-        """-log q of given answers, nats per token."""
-        records = self._workers.learner.measure(items_of(self._streams.put(passages)))
-        return sum(r.nll for r in records) / sum(r.tokens for r in records)
-
-    def _criterion(self, values: dict[str, float]) -> tuple[str, int]:
-        """Which value chooses the best student, and whether more (+1) or less (-1) is better."""
-        metric = self._config.validation.metric
-        if "validation/loss" in values:
-            metric = "loss"
-        elif metric == "auto":
-            answered = all(prompt.references for prompt in self._streams.validation)
-            metric = "rouge_l" if answered else "reverse_kl"
-        return f"validation/{metric}", 1 if metric == "rouge_l" else -1
-
-    def _save_student(self, path: Path, values: dict[str, float]) -> None:
-        self._workers.learner.export(path)
-        write_card(path, self._config, self._state.step, values)
+    def _after_validation(self, values: Mapping[str, float]) -> None:
+        if values:
+            self._latest |= values
+            log.event("measured", step=self._state.step, best_step=self._state.best_step, values=dict(values))
+            self._show(values)
+            self._call("on_evaluate")
 
     def _checkpoint_if_due(self) -> None:
         state, config = self._state, self._config
         before = state.step - config.steps_per_set
-        every = config.save_steps
-        if state.step // every > max(before, 0) // every or self._done:
-            self._progress.phase("saving a checkpoint")
-            state.cursors = self._streams.cursors()
-            self._workers.learner.save(self._folder.checkpoint(state.step))
-            self._folder.complete_checkpoint(state, config.save_total_limit)
+        if state.step // config.save_steps > max(before, 0) // config.save_steps or self._done:
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        state = self._state
+        self._progress.phase("saving a checkpoint")
+        state.cursors = self._streams.cursors()
+        self._workers.learner.save(self._folder.checkpoint(state.step))
+        self._folder.complete_checkpoint(state, self._config.save_total_limit)
+        log.event("checkpoint", step=state.step)
+        self._call("on_save")
 
     def _restore(self) -> None:
         """Everything as it was at the newest checkpoint, in the learner and in the engines."""
@@ -296,38 +256,43 @@ class Driver:
         self._folder.restore_best(state.step)
         self._streams.move_to(state.cursors)
         self._workers.load(self._workers.publish(WeightVersion(state.version)))
-        self._measured_at = state.step
+        self._validator.measured_at = state.step
+        log.event("restored", step=state.step, version=state.version)
 
     def _finish(self, began: float) -> Result:
-        """Save the last student, and measure the best one on held-out prompts."""
-        state = self._state
-        self._save_student(self._folder.last, self._values)
-        if state.best_value is None:
-            self._save_student(self._folder.best, self._values)
-            state.best_step = state.step
-        before = after = teacher = None
-        if self._streams.test:
-            self._progress.phase("held-out prompts, after")
+        """Export the last student, and measure the best one on test prompts."""
+        state, stopped_by = self._state, self._callbacks.stopped_by
+        if stopped_by is not None and state.step not in self._folder.checkpoint_steps():
+            self._save_checkpoint()
+        self._validator.save_last()
+        scores = TestScores()
+        if stopped_by is not None:
+            self._progress.say(
+                f"stopped after step {state.step}, as {stopped_by} asked; the checkpoint is complete, the"
+                f" student is in {self._folder.last}, and `minillm resume {self._folder.path}` goes on"
+            )
+        elif self._streams.test:
             if state.best_step != state.step:
                 self._workers.learner.load_weights(self._folder.best)
                 self._publish()
-            before = Measurement.from_json(state.before) if state.before else None
-            teacher = Measurement.from_json(state.teacher) if state.teacher else None
-            after = self.measure(self._streams.test, samples=self._config.validation.test_num_generations)
+            scores = self._validator.measure_best()
+        self._call("on_end")
         memory = self._workers.peak_memory()
         self._recorder.event("memory", step=state.step, bytes=memory)
         return Result(
             folder=self._folder,
             steps=state.step,
             best_step=state.best_step,
-            before=before,
-            after=after,
-            teacher=teacher,
+            before=scores.before,
+            after=scores.after,
+            teacher=scores.teacher,
             memory=memory,
             seconds=time.monotonic() - began,
+            stopped_by=stopped_by,
         )
 
-    def _spec(self, *, seed: int) -> SamplingSpec:
+    def _spec(self, number: int) -> SamplingSpec:
+        """How set `number` is drawn."""
         rollout = self._config.rollout
         return SamplingSpec(
             max_tokens=rollout.max_new_tokens,
@@ -336,49 +301,37 @@ class Driver:
             top_k=rollout.top_k,
             teacher_mix=rollout.teacher_mix,
             samples=rollout.num_generations,
-            seed=self._seed("set", seed),
+            seed=seed_of(self._config.seed, "set", number),
             ignore_eos=rollout.ignore_eos,
             states=self._workers.states,
         )
 
-    def _seed(self, purpose: str, number: int) -> int:
-        """A seed of its own for each purpose, the same in every process."""
-        return zlib.crc32(f"{self._config.seed}/{purpose}/{number}".encode())
+    def _counter(self, total: int) -> AnswerCounter:
+        return AnswerCounter(self._progress, total, self._recorder.dropped)
 
-    def _counting(self, total: int) -> Callable[[BatchSummary], None]:
-        """Shows how many of `total` answers are done, and tells of those that were dropped."""
-        done = 0
+    def _record(self, values: Mapping[str, float], **stamps: int) -> None:
+        self._latest |= values
+        self._recorder.record(self._state.step, values, **stamps)
 
-        def tell(summary: BatchSummary) -> None:
-            nonlocal done
-            done += len(summary)
-            self._progress.count(done, total)
-            for drop in summary.dropped:
-                self._recorder.dropped(drop)
-            for line in summary_of(summary.dropped):
-                self._progress.say(line)
-
-        return tell
-
-    def _tell_losses(self) -> None:
+    def _report_lost_workers(self) -> None:
         for name in [name for name in self._workers.lost if name not in self._lost]:
             self._lost.append(name)
             self._recorder.event("lost", step=self._state.step, name=name)
-            self._progress.say(f"{name} died; the others of its role took over its work")
+            log.warning("%s died; the others of its role took over its work", name)
 
-    def _watch(self, values: dict[str, float]) -> None:
+    def _watch(self, values: Mapping[str, float]) -> None:
         """Compare with the first set, and say once what looks like a collapse."""
         first = self._state.first_health
         for name, value in values.items():
             first.setdefault(name, value)
-        for warning in collapse.warnings(values, first):
-            if warning.split(";")[-1] not in self._warned:
-                self._warned.add(warning.split(";")[-1])
-                self._recorder.event("warning", step=self._state.step, text=warning)
-                self._progress.say(f"warning: {warning}")
+        for symptom in collapse.symptoms(values, first):
+            if symptom.name not in self._warned:
+                self._warned.add(symptom.name)
+                self._recorder.event("warning", step=self._state.step, name=symptom.name, text=str(symptom))
+                log.warning("%s", symptom)
 
-    def _show(self, values: dict[str, float]) -> None:
-        self._progress.step(self._state.step, self._of_tokens)
+    def _show(self, values: Mapping[str, float]) -> None:
+        self._progress.step(self._state.step, self._spent_tokens)
         if (kl := values.get("learner/reverse_kl")) is not None:
             self._progress.show(reverse_KL=f"{kl:.3f}")
         if (rouge := values.get("validation/rouge_l")) is not None:
@@ -388,16 +341,23 @@ class Driver:
         if (speed := values.get("learner/tokens_per_s")) is not None:
             self._progress.show(trained=f"{speed:,.0f} tokens/s")
 
-
-def items_of(chunks: Sequence[Chunk]) -> list[Item]:
-    """Every answer of the chunks, by reference and length."""
-    return [
-        Item(
-            chunk=chunk.ref,
-            position=position,
-            prompt_tokens=chunk.summary.prompt_tokens[position],
-            answer_tokens=chunk.summary.answer_tokens[position],
+    def _call(self, moment: Moment) -> None:
+        """Tell the callbacks where the run stands."""
+        state = self._state
+        self._callbacks.call(
+            moment,
+            TrainState(
+                output_dir=self._folder.path,
+                step=state.step,
+                max_steps=self._config.learner.max_steps,
+                set=state.sets,
+                version=state.version,
+                metrics=dict(self._latest),
+                best_step=state.best_step,
+                best_value=state.best_value,
+            ),
         )
-        for chunk in chunks
-        for position in range(len(chunk))
-    ]
+
+
+def _ids_of(chunks: Sequence[Chunk]) -> list[str]:
+    return [name for chunk in chunks for name in answer_ids(chunk.summary.prompt_ids, chunk.summary.samples)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,22 +64,6 @@ class Recorder:
             gauge.set_default_tags({"run": self._run})
             self._gauges[name] = gauge
         return self._gauges[name]
-
-
-def summary_of(drops: Sequence[Dropped], *, recorded: bool = True) -> list[str]:
-    """A line for each kind of drop, with how many there are and the first of them.
-
-    `recorded`: whether a run's metrics.jsonl lists them all.
-    """
-    where = "; all are in metrics.jsonl" if recorded else ""
-    kinds: dict[tuple[str, str, str], list[Dropped]] = {}
-    for drop in drops:
-        kinds.setdefault((drop.prompt_id.split("/")[0], drop.stage, drop.reason), []).append(drop)
-    return [
-        f"dropped {len(found)} of {source} at {stage}: {reason} (first: {found[0].prompt_id},"
-        f" {found[0].detail}){where}"
-        for (source, stage, reason), found in kinds.items()
-    ]
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -84,6 +84,10 @@ class RunFolder:
         """Complete checkpoints, oldest first; progress.json is written last."""
         return sorted(p.parent for p in (self.path / "checkpoints").glob("step-*/progress.json"))
 
+    def checkpoint_steps(self) -> list[int]:
+        """Optimiser steps behind each complete checkpoint, the oldest first."""
+        return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
+
     def complete_checkpoint(self, state: State, keep: int) -> None:
         """Mark the checkpoint of `state.step` as whole, and delete all but the newest `keep`.
 

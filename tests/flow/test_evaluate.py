@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from minillm_ray.deploy.api import evaluate, load_eval
+from minillm_ray.deploy.api import evaluate
+from minillm_ray.deploy.config.loader import load_eval
 from minillm_ray.deploy.evaluation.buckets import ALL, LENGTH_BUCKETS
 from minillm_ray.deploy.runtime.workers import start_eval_workers
 from minillm_ray.tests.tiny_models import tiny_model

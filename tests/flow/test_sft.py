@@ -6,7 +6,8 @@ import json
 
 import pytest
 import yaml
-from minillm_ray.deploy.api import load_sft, train
+from minillm_ray.deploy.api import train
+from minillm_ray.deploy.config.presets import load_sft
 from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_runs import tiny_run
 

@@ -72,7 +72,7 @@ def test_every_command_explains_itself(minillm, command):
 
 
 def test_the_smallest_run_file_of_the_help_is_one_that_is_read(minillm, tmp_path):
-    from minillm_ray.deploy.api import load_run
+    from minillm_ray.deploy.config.loader import load_run
 
     _, out, _ = minillm("train", "--help")
     lines = [line.strip("│ \n") for line in out.splitlines()]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from minillm_ray.common.errors import ConfigError
-from minillm_ray.deploy.api import load_run, load_sft
-from minillm_ray.deploy.config.loader import merge_defaults
+from minillm_ray.deploy.config.loader import load_run, merge_defaults
+from minillm_ray.deploy.config.presets import load_sft
 from minillm_ray.deploy.runtime.placement import bundles
 
 RUN = """

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from minillm_ray.common.errors import WorkerDied
-from minillm_ray.deploy.api import evaluate, load_eval
+from minillm_ray.deploy.api import evaluate
+from minillm_ray.deploy.config.loader import load_eval
 from minillm_ray.deploy.evaluation import runner as module
 from minillm_ray.deploy.evaluation.rows import AnswerFigures, GivenFigures, Part
 from minillm_ray.tests.tiny_models import tiny_model

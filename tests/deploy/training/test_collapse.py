@@ -1,5 +1,5 @@
 import pytest
-from minillm_ray.deploy.training.collapse import warnings
+from minillm_ray.deploy.training.collapse import symptoms
 
 START = {
     "rollout/answer_tokens": 40.0,
@@ -10,7 +10,7 @@ START = {
 
 
 def test_a_healthy_run_is_left_in_peace():
-    assert warnings(START | {"learner/engine_gap": 1e-5, "learner/clip_fraction": 0.1}, START) == []
+    assert symptoms(START | {"learner/engine_gap": 1e-5, "learner/clip_fraction": 0.1}, START) == []
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_a_healthy_run_is_left_in_peace():
     ],
 )
 def test_each_sign_of_collapse_names_a_setting_to_try(name, value, setting):
-    [warning] = warnings(START | {name: value}, START)
-    assert setting in warning
+    [symptom] = symptoms(START | {name: value}, START)
+    assert setting in str(symptom)

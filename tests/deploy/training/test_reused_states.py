@@ -11,7 +11,7 @@ from minillm_ray.common.types import BatchSummary
 from minillm_ray.deploy.runtime import workers as cast_module
 from minillm_ray.deploy.runtime.pool import Chunk
 from minillm_ray.deploy.runtime.workers import WorkerGroup
-from minillm_ray.deploy.training.collapse import MOST_STATES_GAP, warnings
+from minillm_ray.deploy.training.collapse import MOST_STATES_GAP, symptoms
 
 SIZES = BatchSummary(prompt_ids=("a",), samples=(0,), prompt_tokens=(3,), answer_tokens=(4,))
 STUDENT, TEACHER = ModelConfig(path="student"), ModelConfig(path="teacher")
@@ -73,9 +73,9 @@ def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
     start_workers, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
     assert refs == [f"{name} as the teacher reads it" for name in ("mixed", "given", "mixed too")]
     assert start_workers.states is None
-    (warning,) = warnings({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
-    assert "teacher_server.reuse=false" in warning
-    assert not warnings({"teacher/states_gap": MOST_STATES_GAP}, {})
+    (symptom,) = symptoms({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
+    assert "teacher_server.reuse=false" in str(symptom)
+    assert not symptoms({"teacher/states_gap": MOST_STATES_GAP}, {})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Settings that come from Python: checked ones, a mapping, or a YAML file, with data given beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...common.config.run import RunConfig
+from ...common.errors import ConfigError
+from ..data.given import Data, paths_of
+from .loader import Change, Values, as_written, read_mapping, read_settings, validated
+
+DEFAULT_OUTPUT_DIR = RunConfig.model_fields["output_dir"].default
+
+
+def run_config(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    change: Change = as_written,
+    *,
+    data: Data | None = None,
+    output_dir: Path | None = None,
+) -> RunConfig:
+    """One checked configuration. Raises ConfigError with every fault.
+
+    `data` takes the place of the paths of its splits: it will lie in the run's folder. `output_dir` replaces
+    that of the settings.
+    """
+    if isinstance(config, RunConfig) and change is as_written and data is None and output_dir is None:
+        return config
+    faults: list[Any] = []
+    source = f"run file {config}" if isinstance(config, Path | str) else "this run"
+    values: Values
+    if isinstance(config, RunConfig):
+        values = config.model_dump(mode="json")
+    elif isinstance(config, Mapping):
+        values = read_mapping(config, source, faults)
+    else:
+        values = read_settings(Path(config), (), source, faults)
+    if output_dir is not None:
+        values = values | {"output_dir": str(output_dir)}
+    if data is not None:
+        folder = Path(str(values.get("output_dir") or DEFAULT_OUTPUT_DIR)).expanduser().resolve()
+        values = values | {"data": _with_data(values.get("data"), paths_of(data, folder))}
+    checked = validated(change(values, faults), faults)
+    if faults or checked is None:
+        raise ConfigError(*faults, source=source)
+    return checked
+
+
+def _with_data(section: Any, paths: Mapping[str, Path]) -> Any:
+    """The section `data` with each given split's file in place of what it names; its columns stay."""
+    if section is not None and not isinstance(section, Mapping):
+        return section  # told where the settings are checked
+    merged = dict(section or {})
+    for split, path in paths.items():
+        own = merged.get(split)
+        columns = {key: own[key] for key in own if key not in ("path", "split", "subset")} if own else {}
+        merged[split] = {**columns, "path": str(path)}
+    return merged

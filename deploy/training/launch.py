@@ -1,0 +1,77 @@
+"""From checked settings to a finished run: preflight, cluster, actors, driver, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ...common.config.run import RunConfig
+from ...common.errors import ConfigError
+from ...common.logs import driver_logs, person_sees
+from ..cli.progress import Progress, summary_of
+from ..config.loader import load_run, save_resolved
+from ..data.streams import DataStreams
+from ..preflight.check import check_run
+from ..reporting.plots import plot_run
+from ..runtime.cluster import cluster
+from ..runtime.workers import start_workers
+from .driver import Driver, Result
+from .metrics_log import Recorder, drop_after, read_metrics
+from .run_dir import RunFolder, State
+
+
+def start_run(config: RunConfig, console: Console, callbacks: Sequence[object] = ()) -> Result:
+    """Run `config` from the start. Raises MinillmError before machines are reserved where possible."""
+    folder = RunFolder(config.output_dir)
+    folder.refuse_to_overwrite()
+    return _run(config, folder, None, console, callbacks)
+
+
+def resume_run(path: Path | str, console: Console, callbacks: Sequence[object] = ()) -> Result:
+    """Go on with the run in folder `path` from its newest checkpoint, as if it had never stopped."""
+    folder = RunFolder(Path(path))
+    if not folder.config.exists():
+        raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml; name one that has")
+    config = load_run(folder.config).model_copy(update={"output_dir": folder.path.resolve()})
+    return continue_run(config, console, callbacks)
+
+
+def continue_run(config: RunConfig, console: Console, callbacks: Sequence[object] = ()) -> Result:
+    """Go on with the run in config.output_dir by these settings; anew where it has no checkpoint."""
+    folder = RunFolder(config.output_dir)
+    state = folder.newest_state()
+    if state is None:
+        console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
+    drop_after(folder.path, state.step if state else -1)
+    return _run(config, folder, state, console, callbacks)
+
+
+def _run(
+    config: RunConfig, folder: RunFolder, state: State | None, console: Console,
+    callbacks: Sequence[object],
+) -> Result:  # fmt: skip
+    plan = check_run(config)
+    with driver_logs(folder.path), Progress(console) as progress, person_sees(progress.say):
+        progress.phase("reading data")
+        streams = DataStreams(config)
+        for line in [*(f"note: {note}" for note in plan.notes), *summary_of(streams.dropped)]:
+            progress.say(line)
+        progress.phase("starting Ray")
+        with cluster(config.cluster) as dashboard:
+            if dashboard:
+                progress.say(f"Ray dashboard: {dashboard}")
+            save_resolved(config, folder.path)
+            progress.phase("starting actors")
+            recorder = Recorder(folder.path, folder.path.name, after=state.step if state else None)
+            for drop in streams.dropped if state is None else ():  # a resumed run has told of them
+                recorder.dropped(drop)
+            try:
+                with start_workers(config, plan, folder) as workers:
+                    driver = Driver(config, streams, workers, folder, recorder, progress, state, callbacks)
+                    result = driver.run()
+            finally:
+                recorder.close()
+    plot_run(folder.path / "plots", {folder.path.name: read_metrics(folder.path)})
+    return result
