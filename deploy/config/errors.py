@@ -36,7 +36,7 @@ def explain(error: ErrorDetails, root: type[BaseModel]) -> Fault:
 
 
 def unknown_fix(keys: Keys, root: type[BaseModel]) -> str:
-    """What an unknown setting was probably meant to be, by other software's names or by the nearest of ours."""
+    """What an unknown setting was probably meant to be, by names of other software or the nearest of ours."""
     everywhere = list(_leaves(root))
     if known := suggest(keys, everywhere):
         return known

@@ -65,20 +65,23 @@ def read_settings(file: Path | None, overrides: Sequence[str], source: str, faul
     try:
         values: Any = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        way_out = "set it, or write \\${ for a plain ${"
-        raise ConfigError(*faults, Fault("", ABSENT, _one_line(error), way_out), source=source) from error
+        raise ConfigError(*faults, _interpolation_fault(error), source=source) from error
     return values
 
 
-def read_mapping(given: Mapping[str, Any], source: str, faults: list[str]) -> Values:
-    """What a mapping says, as if it stood in a file of the folder one stands in; not yet checked."""
+def read_mapping(given: Mapping[str, Any], source: str, faults: list[Fault]) -> Values:
+    """What a mapping says, as if it stood in a file of the current folder; not yet checked."""
     try:
         tree = OmegaConf.create(dict(given))
         _resolve_paths(tree, [Path()])
         values: Any = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as fault:
-        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    except OmegaConfBaseException as error:
+        raise ConfigError(*faults, _interpolation_fault(error), source=source) from error
     return values
+
+
+def _interpolation_fault(error: OmegaConfBaseException) -> Fault:
+    return Fault("", ABSENT, _one_line(error), "set it, or write \\${ for a plain ${")
 
 
 def merge_defaults(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:

@@ -1,4 +1,4 @@
-"""What can be wrong between settings, models and declared machines, as faults with their way out."""
+"""What can be wrong between settings, models, data and machines, as faults; and what is worth a note."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import ray
 
 from ...actors.vllm_engine import end_of_sequence_ids
 from ...common.config.data import TextConfig
-from ...common.config.run import ClusterConfig, EngineConfig
-from ...common.errors import ABSENT, Fault
+from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
+from ...common.errors import ABSENT, DataError, Fault, shown
+from ...common.types import Prompt
+from ..data.load import RunData
 from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts
 from ..runtime.placement import Bundle
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM 0.32 takes on CPUs."""
+LOCAL = "a local Ray cluster"
 
 
 def room_faults(name: str, facts: ModelFacts, max_prompt: Limit, max_answer: Limit) -> list[Fault]:
@@ -121,6 +124,56 @@ def end_notes(path: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ]
 
 
+def metric_errors(metric: str, prompts: Sequence[Prompt], has_teacher: bool) -> list[DataError]:
+    """Whether validation.metric can be measured on the validation prompts."""
+    bare = sum(not prompt.references for prompt in prompts)
+    of_all = f"{bare} of {len(prompts)} prompts of data.validation"
+    name_column = "name their column in data.validation.output"
+    if metric == "rouge_l" and bare:
+        reason = f"needs right answers, and {of_all} have none"
+        way_out = f"set validation.metric=reverse_kl, or {name_column}"
+    elif metric == "auto" and bare and not has_teacher:
+        reason = f"has nothing to measure: {of_all} have no right answer, and there is no teacher"
+        way_out = f"{name_column}, or set teacher.path"
+    else:
+        return []
+    also = ("data.validation.output", "teacher")
+    return [DataError(Fault("validation.metric", metric, reason, way_out, also=also))]
+
+
+def preset_notes(config: RunConfig) -> list[str]:
+    """Which settings of objective.preset the run file overrides."""
+    return [
+        f"objective.preset = {config.objective.preset} sets {name} = {shown(preset)}, and this run has"
+        f" {shown(here)}"
+        for name, (preset, here) in config.preset_overrides().items()
+    ]
+
+
+def data_notes(config: RunConfig, data: RunData) -> list[str]:
+    """What is not used, is dropped, or comes twice."""
+    notes = []
+    for name, drops in data.dropped.items():
+        if drops:
+            reasons = ", ".join(sorted({drop.reason for drop in drops}))
+            notes.append(f"data.{name}: {len(drops)} records are dropped ({reasons})")
+    if config.text is not None and config.objective.kind == "sft" and not config.text_alone:
+        notes.append("text is not used: objective.kind = sft learns from data.train only")
+    mix = config.rollout.teacher_mix
+    if config.objective.kind == "kd" and config.samples_answers and 0 < mix < 1:
+        notes.append(
+            f"kd learns from answers of student and teacher mixed (rollout.teacher_mix = {mix:g});"
+            " GKD's and DistiLLM's are the student's own: rollout.teacher_mix=0"
+        )
+    name = "text" if config.text_alone else "train"
+    have = data.records.get(name)
+    need = max(config.sampled_answers // config.rollout.num_generations, config.given_answers)
+    if have is not None and have < need:
+        source = "text" if config.text_alone else "data.train"
+        notes.append(f"a set takes {need} records, {source} has {have}: some come twice in it")
+    return notes
+
+
 def resource_faults(cluster: ClusterConfig, needed: Sequence[Bundle]) -> list[Fault]:
     """Whether `needed` and a writer reserve no more than is declared, as far as that is known."""
     have = declared(cluster)
@@ -165,7 +218,7 @@ def where(cluster: ClusterConfig) -> str:
         return "the Ray cluster that this process is connected to"
     if address := cluster.address or os.environ.get("RAY_ADDRESS"):
         return f"the Ray cluster at {address}"
-    return "a local Ray cluster"
+    return LOCAL
 
 
 def _one_each(needed: Sequence[Bundle]) -> list[Bundle]:

@@ -48,7 +48,7 @@ class WorkerGroup:
         self.states_gap: float | None = None
         """How far such states are from the teacher's own, once that is known."""
         self._writer: Any = WriterActor.options(**reserved.writer_options()).remote(
-            "writer", load_tokenizer(config.student, "student"), str(folder.rollouts)
+            "writer", plan.tokenizer, str(folder.rollouts)
         )
         self.learner = LearnerGroup(config, plan.vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
         self._rollouts = Pool.of(
