@@ -19,7 +19,7 @@ from ..common import divergence
 from ..common.config.run import ModelConfig, TeacherServerConfig
 from ..common.heads import check_head, read_head
 from ..common.packed_attention import enable_packing
-from ..common.types import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
+from ..common.types import BatchSummary, Floats, Ids, Passage, Prompt, sample_of
 from .scorer import PackedBatch, batches, check_passage, load_model, num_inputs
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Measurer:
         for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
             read = PackedBatch([passages[i] for i in indices], max_packed_len=self._max_packed_len)
             found |= dict(zip(indices, self._measure_batch(read, compare), strict=True))
-        return [found[i] for i in range(len(passages))], _summary(passages, time.perf_counter() - start)
+        return [found[i] for i in range(len(passages))], BatchSummary.of(passages, seconds=time.perf_counter() - start)
 
     @torch.inference_mode()
     def choose(
@@ -135,7 +135,7 @@ class Measurer:
             sums = np.array([m.logprobs.sum(dtype=np.float64) for m in measured], np.float32)
             rows = sums.reshape(len(prompts), len(labels))
         found = [LabelLogprobs(prompt_id=p.id, logprobs=row) for p, row in zip(prompts, rows, strict=True)]
-        return found, _summary(passages[:: len(labels)], time.perf_counter() - start)
+        return found, BatchSummary.of(passages[:: len(labels)], seconds=time.perf_counter() - start)
 
     def _measure_batch(self, read: PackedBatch, compare: bool) -> list[PassageMeasure]:
         batch = read.passages
@@ -158,7 +158,7 @@ class Measurer:
         return [
             PassageMeasure(
                 prompt_id=passage.prompt_id,
-                sample=_sample(passage),
+                sample=sample_of(passage),
                 logprobs=logprobs,
                 teacher_logprobs=teacher,
                 forward_kl=forward,
@@ -195,16 +195,3 @@ def _rows(values: Tensor | None, ends: np.ndarray, count: int) -> list[Floats] |
     # Copies: a slice would keep the whole batch alive, and travel with it.
     return [part.copy() for part in np.split(values.float().cpu().numpy(), ends)]
 
-
-def _sample(passage: Passage) -> int:
-    return passage.sample if isinstance(passage, Rollout) else 0
-
-
-def _summary(passages: Sequence[Passage], seconds: float) -> BatchSummary:
-    return BatchSummary(
-        prompt_ids=tuple(p.prompt_id for p in passages),
-        samples=tuple(map(_sample, passages)),
-        prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
-        answer_tokens=tuple(len(p.answer_ids) for p in passages),
-        seconds=seconds,
-    )

@@ -159,18 +159,6 @@ def sample_numbers(prompt: Prompt, spec: SamplingSpec) -> range:
     return range(prompt.first_sample, prompt.first_sample + spec.samples)
 
 
-def _summary(rollouts: list[Rollout], dropped: list[Dropped], seconds: float) -> BatchSummary:
-    return BatchSummary(
-        prompt_ids=tuple(rollout.prompt_id for rollout in rollouts),
-        samples=tuple(rollout.sample for rollout in rollouts),
-        prompt_tokens=tuple(len(rollout.prompt_ids) for rollout in rollouts),
-        answer_tokens=tuple(len(rollout.answer_ids) for rollout in rollouts),
-        seconds=seconds,
-        dropped=tuple(dropped),
-        metrics=_metrics(rollouts, len(dropped), seconds),
-    )
-
-
 def _metrics(rollouts: list[Rollout], num_dropped: int, seconds: float) -> Metrics:
     """Those of the catalogue that add up over batches; quantiles and set-wide counts do not."""
     metrics: Metrics = {"rollout/dropped": (float(num_dropped), 1.0)}

@@ -19,7 +19,7 @@ from ..common.errors import DataError, ModelError
 from ..common.heads import check_head, read_head
 from ..common.packed_attention import Layout, enable_packing, read
 from ..common.packing import pack
-from ..common.types import BatchSummary, Passage, Rollout, Scored
+from ..common.types import BatchSummary, Passage, Scored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,11 +105,8 @@ class Scorer:
                 reading, temperature, with_hidden=with_hidden, with_logprobs=with_logprobs
             )
             found |= dict(zip(indices, scored, strict=True))
-        summary = BatchSummary(
-            prompt_ids=tuple(p.prompt_id for p in passages),
-            samples=tuple(p.sample if isinstance(p, Rollout) else 0 for p in passages),
-            prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
-            answer_tokens=tuple(len(p.answer_ids) for p in passages),
+        summary = BatchSummary.of(
+            passages,
             seconds=time.perf_counter() - start,
             metrics={"teacher/padding": (float(slots - used), float(slots))} if slots else {},
         )

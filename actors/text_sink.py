@@ -1,6 +1,6 @@
-"""Turns answers into what people read: Parquet files of a set, health signals, and text scores.
+"""Answers as text: scored, and written to the files of a run, an evaluation or a generation. Knows no Ray.
 
-It keeps tokens away from the driver: rollouts come to it through the object store, and only numbers go on.
+Answers come to it through the object store and only numbers go on to the driver.
 """
 
 from __future__ import annotations
@@ -8,163 +8,193 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..common.metrics import Metrics
-from ..common.types import Rollout, Scored
-from .evaluation.health import distinct_n, repetition
+from ..common.types import Ids, Passage, Rollout, Scored
+from .answer_files import ANSWERS_SCHEMA, SET_SCHEMA, Question, write_part, write_table
+from .evaluation.extraction import is_right
+from .evaluation.health import distinct_n, repetition, set_health, words_as_ids
 from .evaluation.text_scores import exact_match, rouge_l
 
-
-class Decodes(Protocol):
-    """All that the writer asks of a tokenizer."""
-
-    def decode(self, token_ids: Any, *, skip_special_tokens: bool) -> Any:
-        """Text of token ids."""
-        ...
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerScore:
-    """What a person would want to know of one answer; no tokens in it."""
+    """What one answer is worth as text; no tokens in it.
+
+    Scores are in [0, 100], and None where there is nothing to compare with.
+    """
 
     prompt_id: str
     sample: int
     rouge_l: float | None
-    """[0, 100]; None where the prompt has no reference."""
     exact_match: float | None
+    accuracy: float | None
+    """100 if its verdict is the right one, by an extraction rule; None without a rule."""
     tokens: int
     finished: bool
+    """Whether it ended by itself."""
+    repeated_grams: float
+    """4-grams of words that occurred earlier in the answer."""
+    grams: float
 
 
-class Writer:
-    """Writes the rollouts of a run and scores answers as text."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedScores:
+    """All answers of one seed to a data set."""
 
-    def __init__(self, tokenizer: Decodes, folder: Path):
+    scores: tuple[AnswerScore, ...]
+    distinct_grams: float
+    """Different 4-grams of words among all of them."""
+    grams: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """Answers, decoded and scored."""
+
+    texts: list[str]
+    words: list[Ids]
+    scores: list[AnswerScore]
+
+
+class TextSink:
+    """Turns token ids into text with one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
-        self._folder = folder
-
-    def write(self, number: int, scored: Sequence[Scored], version: int) -> Metrics:
-        """Keep set `number` as rollouts/set-NNNNN.parquet; returns the health signals of the set.
-
-        `version` is that of the weights which will learn from it.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        target = self._folder / f"set-{number:05d}.parquet"
-        unfinished = target.with_suffix(".partial")
-        pq.write_table(
-            pa.Table.from_pylist([self._row(number, s) for s in scored], schema=SCHEMA), unfinished
-        )
-        unfinished.replace(target)
-        return health([s.passage for s in scored if isinstance(s.passage, Rollout)], scored, version)
 
     def score(
         self, rollouts: Sequence[Rollout], references: Mapping[str, Sequence[str]]
     ) -> list[AnswerScore]:
-        """ROUGE-L and exact match of each answer against its prompt's references."""
-        scores = []
-        for rollout in rollouts:
+        """Each answer against its prompt's references."""
+        return self._score(rollouts, references, None).scores
+
+    def write_set(self, file: Path, number: int, scored: Sequence[Scored], version: int) -> Metrics:
+        """Write set `number` of a run; returns its health signals.
+
+        `version` is that of the weights which will learn from it.
+        """
+        write_table([self._set_row(number, one) for one in scored], SET_SCHEMA, file)
+        return set_health(scored, version)
+
+    def write_answers(
+        self,
+        file: Path,
+        rollouts: Sequence[Rollout],
+        *,
+        seed: int,
+        prompts: Mapping[str, str],
+        references: Mapping[str, Sequence[str]],
+        rule: str | None,
+    ) -> SeedScores:
+        """Score one seed's answers in an evaluation and write them; `prompts` are their questions as text.
+
+        `rule` is the extraction rule for their verdicts, if the data set has one.
+        """
+        found = self._score(rollouts, references, rule)
+        rows = [
+            {
+                "prompt_id": score.prompt_id,
+                "seed": seed,
+                "prompt": prompts.get(score.prompt_id, ""),
+                "answer": text,
+                "references": list(references.get(score.prompt_id, ())),
+                "rouge_l": score.rouge_l,
+                "exact_match": score.exact_match,
+                "accuracy": score.accuracy,
+                "tokens": score.tokens,
+                "finish": rollout.finish,
+                "answer_ids": rollout.answer_ids,
+            }
+            for rollout, text, score in zip(rollouts, found.texts, found.scores, strict=True)
+        ]
+        write_table(rows, ANSWERS_SCHEMA, file)
+        distinct, total = distinct_n(found.words)
+        return SeedScores(scores=tuple(found.scores), distinct_grams=distinct, grams=total)
+
+    def write_part(
+        self, folder: Path, first: int, questions: Mapping[str, Question], rollouts: Sequence[Rollout]
+    ) -> int:
+        """Write the answers to questions number `first` and those that follow it; returns how many."""
+        rows = [self._part_row(questions[rollout.prompt_id], rollout) for rollout in rollouts]
+        write_part(folder, first, len(questions), rows)
+        return len(rollouts)
+
+    def examples(self, rollouts: Sequence[Rollout], most: int) -> list[tuple[str, int, str]]:
+        """(prompt id, sample, text) of the first answers to `most` prompts, for a person to read."""
+        first = [rollout for rollout in rollouts if rollout.sample == 0][:most]
+        return [(r.prompt_id, r.sample, self._readable(r)) for r in first]
+
+    def _score(
+        self, rollouts: Sequence[Rollout], references: Mapping[str, Sequence[str]], rule: str | None
+    ) -> _Texts:
+        texts = [self._readable(rollout) for rollout in rollouts]
+        words, scores = words_as_ids(texts), []
+        for rollout, text, ids in zip(rollouts, texts, words, strict=True):
             right = references.get(rollout.prompt_id, ())
-            text = self.text(rollout.answer_ids)
+            repeated, grams = repetition([ids])
             scores.append(
                 AnswerScore(
                     prompt_id=rollout.prompt_id,
                     sample=rollout.sample,
                     rouge_l=rouge_l(text, right) if right else None,
                     exact_match=exact_match(text, right) if right else None,
+                    accuracy=100.0 * is_right(text, right, rule) if right and rule else None,
                     tokens=len(rollout.answer_ids),
                     finished=rollout.finish == "stop",
+                    repeated_grams=repeated,
+                    grams=grams,
                 )
             )
-        return scores
+        return _Texts(texts=texts, words=words, scores=scores)
 
-    def text(self, ids: np.ndarray) -> str:
-        """An answer as a person reads it."""
-        return readable(self._tokenizer, ids)
+    def _readable(self, passage: Passage) -> str:
+        """An answer as a person reads it: without special tokens and the space around it."""
+        return self._decode(passage.answer_ids, skip_special_tokens=True).strip()
 
-    def _row(self, number: int, scored: Scored) -> dict[str, Any]:
-        rollout = scored.passage
+    def _decode(self, ids: Ids, *, skip_special_tokens: bool) -> str:
+        return str(self._tokenizer.decode(ids.tolist(), skip_special_tokens=skip_special_tokens))
+
+    def _set_row(self, number: int, scored: Scored) -> dict[str, Any]:
+        passage = scored.passage
         row: dict[str, Any] = {
             "set": number,
-            "prompt_id": rollout.prompt_id,
-            "prompt": str(self._tokenizer.decode(rollout.prompt_ids.tolist(), skip_special_tokens=False)),
-            "answer": self.text(rollout.answer_ids),
-            "prompt_ids": rollout.prompt_ids,
-            "answer_ids": rollout.answer_ids,
+            "prompt_id": passage.prompt_id,
+            "prompt": self._decode(passage.prompt_ids, skip_special_tokens=False),
+            "answer": self._readable(passage),
+            "prompt_ids": passage.prompt_ids,
+            "answer_ids": passage.answer_ids,
             "teacher_logprobs": scored.teacher_logprobs,
         }
-        if isinstance(rollout, Rollout):
+        if isinstance(passage, Rollout):
             row |= {
-                "sample": rollout.sample,
-                "behaviour_logprobs": rollout.behaviour_logprobs,
-                "student_logprobs": rollout.student_logprobs,
-                "mixed_teacher_logprobs": rollout.mixed_teacher_logprobs,
-                "weights": np.exp(rollout.student_logprobs - rollout.behaviour_logprobs),
-                "oldest": int(rollout.oldest),
-                "newest": int(rollout.newest),
-                "finish": rollout.finish,
+                "sample": passage.sample,
+                "behaviour_logprobs": passage.behaviour_logprobs,
+                "student_logprobs": passage.student_logprobs,
+                "mixed_teacher_logprobs": passage.mixed_teacher_logprobs,
+                "weights": np.exp(passage.student_logprobs - passage.behaviour_logprobs),
+                "oldest": int(passage.oldest),
+                "newest": int(passage.newest),
+                "finish": passage.finish,
             }
         return row
 
-
-def readable(tokenizer: Decodes, ids: np.ndarray) -> str:
-    """An answer's text, without special tokens and the space around it."""
-    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()
-
-
-_LOGPROBS = pa.list_(pa.float32())
-SCHEMA = pa.schema(
-    [
-        pa.field("set", pa.int32()),
-        pa.field("prompt_id", pa.string()),
-        pa.field("sample", pa.int32()),
-        pa.field("prompt", pa.string()),
-        pa.field("answer", pa.string()),
-        pa.field("finish", pa.string()),
-        pa.field("oldest", pa.int64()),
-        pa.field("newest", pa.int64()),
-        pa.field("prompt_ids", pa.list_(pa.int32())),
-        pa.field("answer_ids", pa.list_(pa.int32())),
-        pa.field("behaviour_logprobs", _LOGPROBS),
-        pa.field("student_logprobs", _LOGPROBS),
-        pa.field("mixed_teacher_logprobs", _LOGPROBS),
-        pa.field("teacher_logprobs", _LOGPROBS),
-        pa.field("weights", _LOGPROBS),
-    ]
-)
-"""Columns of a rollout file: log-probs in nats, one per answer token; weights = q / p~."""
-
-
-def health(rollouts: Sequence[Rollout], scored: Sequence[Scored], version: int) -> Metrics:
-    """The signals of architecture decision 14 over a set of answers; empty for given answers."""
-    if not rollouts:
-        return {}
-    answers = [r.answer_ids for r in rollouts]
-    count = float(len(rollouts))
-    log_weights = np.concatenate([r.student_logprobs - r.behaviour_logprobs for r in rollouts])
-    sampled = [
-        s.passage.student_logprobs - s.teacher_logprobs
-        for s in scored
-        if isinstance(s.passage, Rollout) and s.teacher_logprobs is not None
-    ]
-    weights = np.exp(log_weights.astype(np.float64))
-    low, middle, high = np.quantile(weights, [0.05, 0.5, 0.95])
-    found: Metrics = {
-        "rollout/answer_tokens": (float(sum(map(len, answers))), count),
-        "rollout/eos_rate": (float(sum(r.finish == "stop" for r in rollouts)), count),
-        "rollout/distinct_4": distinct_n(answers),
-        "rollout/repetition": repetition(answers),
-        "rollout/weight_p05": (float(low), 1.0),
-        "rollout/weight_p50": (float(middle), 1.0),
-        "rollout/weight_p95": (float(high), 1.0),
-        "rollout/weight_age": (float(sum(version - r.oldest for r in rollouts)), count),
-        "rollout/weight_mean": (float(weights.sum()), float(len(weights))),
-    }
-    if sampled:
-        gaps = np.concatenate(sampled)
-        found["rollout/sampled_kl"] = (float(gaps.sum(dtype=np.float64)), float(len(gaps)))
-    return found
+    def _part_row(self, question: Question, rollout: Rollout) -> dict[str, Any]:
+        # Not stripped: what is learned from these answers is what was drawn.
+        text = self._decode(rollout.answer_ids, skip_special_tokens=True)
+        if "messages" in question:
+            row = {"messages": [*question["messages"], {"role": "assistant", "content": text}]}
+        else:
+            row = {"instruction": question["instruction"], "input": question["input"], "output": text}
+        return row | {
+            "prompt_id": rollout.prompt_id,
+            "sample": rollout.sample,
+            "tokens": len(rollout.answer_ids),
+            "finish": rollout.finish,
+        }

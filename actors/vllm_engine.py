@@ -7,14 +7,15 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..common.config.run import EngineConfig
+from ..common.config.run import EngineConfig, ModelConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.process import collector_paused
+from ..common.process import OPENMP, collector_paused
 from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion
 from ..common.weights import WeightManifest
 from .sampler import Drawn, sample_numbers
@@ -33,6 +34,8 @@ BLOCK_TOKENS = 32
 default of 128 would share nothing of most prompts."""
 PREFILL_TOKENS = 8192
 """Most prompt tokens of one step."""
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""Files of a model on the hub that are read here: weights, settings, tokenizer."""
 
 
 def prepare_environment(threads: int | None) -> None:
@@ -48,10 +51,8 @@ def prepare_environment(threads: int | None) -> None:
     os.environ["VLLM_DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Waiting threads that spin take the cores from every other process on a shared machine: an engine
-    # of tiny models was 60 times slower beside three busy processes. Read once, when OpenMP is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # fractions of a millisecond: between two operations
+    for name, value in OPENMP.items():
+        os.environ.setdefault(name, value)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -201,6 +202,25 @@ def _requests(runner: Any) -> Requests:
     computed = batch.num_computed_tokens_cpu[: batch.num_reqs]
     ends = computed + np.diff(runner.query_start_loc.np[: batch.num_reqs + 1])
     return [tokens[:end] for tokens, end in zip(batch.token_ids_cpu, ends, strict=False)], computed
+
+
+def local_folder(model: ModelConfig) -> str:
+    """The model's own folder, or the hub's files at `revision`, downloaded unless this machine has them.
+
+    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises ModelError.
+    """
+    if Path(model.path).is_dir():
+        return model.path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(model.path, revision=model.revision, allow_patterns=list(MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
+        raise ModelError(
+            f"{model.path} is no folder on this machine, and the hub does not give it at revision"
+            f" {model.revision or 'main'}: {fault}; on a cluster a folder must be on every machine"
+        ) from fault
 
 
 def end_of_sequence_ids(model: str) -> list[int]:

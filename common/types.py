@@ -1,7 +1,6 @@
 """What crosses a process boundary: immutable records of numpy arrays and plain values.
 
-Ray hands these out of its object store without a copy, with read-only arrays, so they are
-immutable in fact as well as by type. Copy when padding a batch.
+Ray maps them from its object store without a copy, so their arrays are read-only. Copy when padding a batch.
 
     P = prompt tokens, T = answer tokens (the final end-of-sequence token included),
     H = width of the teacher's hidden states.
@@ -9,6 +8,7 @@ immutable in fact as well as by type. Copy when padding a batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NewType
 
@@ -41,11 +41,6 @@ class Prompt:
     first_sample: int = 0
     """Number of its first answer; above 0 where a set holds the prompt once more, so that no two answers of
     a set share their random numbers."""
-    domain: str = ""
-    teacher: str = ""
-    """Which teacher scores the answer, where a run has more than one; empty = the run's teacher."""
-    teacher_token_ids: Ids | None = None
-    """The prompt as only the teacher sees it, if it differs from the student's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +60,10 @@ class SamplingSpec:
     seed: int = 0
     """Every answer's own seed comes from this, its prompt's id and its sample number."""
     ignore_eos: bool = False
-    """Go on to max_tokens whatever is drawn; for benchmarks."""
+    """Draw max_tokens tokens whatever they are; for benchmarks."""
     states: str | None = None
-    """Give answers as the mixed-in teacher has seen them, `Scored`, with its hidden states in this type, at
-    temperature 1; None: as drawn, `Rollout`."""
+    """Return answers as `Scored`, with the mixed-in teacher's hidden states in this type, at temperature 1;
+    None: as `Rollout`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,13 +97,18 @@ class Rollout(Passage):
     finish: FinishReason
 
 
+def sample_of(passage: Passage) -> int:
+    """Which of the answers to its prompt a passage is; 0 for one that was given, not sampled."""
+    return passage.sample if isinstance(passage, Rollout) else 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scored:
     """A passage or rollout as the teacher sees it."""
 
     passage: Passage
     teacher_logprobs: Floats | None
-    """[T] log p of the answer's tokens, at the objective's temperature; None where nobody asked."""
+    """[T] log p of the answer's tokens, at the objective's temperature; None where they were not asked for."""
     plain_teacher_logprobs: Floats | None
     """[T] the same at temperature 1."""
     hidden: npt.NDArray[np.generic] | None  # [T, H] input of the teacher's output layer, or None
@@ -128,6 +128,26 @@ class BatchSummary:
     dropped: tuple[Dropped, ...] = ()
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Name -> (total, count), mergeable by addition; names from common.metrics.CATALOGUE."""
+
+    @classmethod
+    def of(
+        cls,
+        passages: Sequence[Passage],
+        *,
+        seconds: float = 0.0,
+        dropped: Sequence[Dropped] = (),
+        metrics: Mapping[str, tuple[float, float]] | None = None,
+    ) -> BatchSummary:
+        """The sizes of these passages; `seconds` is how long the batch took."""
+        return cls(
+            prompt_ids=tuple(p.prompt_id for p in passages),
+            samples=tuple(sample_of(p) for p in passages),
+            prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
+            answer_tokens=tuple(len(p.answer_ids) for p in passages),
+            seconds=seconds,
+            dropped=tuple(dropped),
+            metrics=dict(metrics or {}),
+        )
 
     def __len__(self) -> int:
         return len(self.answer_tokens)

@@ -27,12 +27,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..common import onednn_linear
 from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
-from ..common.errors import ConfigError, ModelError
+from ..common.errors import ModelError
 from ..common.heads import Head, check_head, read_head
 from ..common.packed_attention import enable_packing, read
 from .batching import Batch
+from .engine import Result
 from .fused_loss import FusedLoss
-from .step import Result
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}
 MOST_BUCKET_ELEMENTS = 200_000_000
@@ -113,7 +113,7 @@ class DeepSpeedEngine:
 
         self.device = device
         self._zero = deepspeed.zero
-        self.stage = zero_stage(learner)
+        self.stage = learner.effective_zero_stage
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
         if self.stage == 0:  # ZeRO lays them out by itself
@@ -193,15 +193,12 @@ class DeepSpeedEngine:
         return found
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's name and whole shape, by the names of the Hugging Face model; tied ones once."""
+        """See TrainEngine."""
         return {name: tuple(_whole_shape(p)) for name, p in self.student.named_parameters()}
 
     @contextmanager
     def gathered(self, names: Sequence[str], *, write: bool = False) -> Iterator[Mapping[str, Tensor]]:
-        """These parameters whole, for the length of the block; all ranks must enter.
-
-        With `write`, what rank 0 leaves in them is what all ranks hold afterwards.
-        """
+        """See TrainEngine."""
         parameters = dict(self.student.named_parameters())
         chosen = {name: parameters[name] for name in names}
         if self.stage == 3:
@@ -214,32 +211,21 @@ class DeepSpeedEngine:
                     dist.broadcast(parameter.data, 0)
 
     def parameters_changed(self) -> None:
-        """Tell the optimiser that the weights were written to: ZeRO holds copies of its own."""
+        """See TrainEngine; ZeRO holds copies of its own."""
         if self.stage:
             self._engine.optimizer.refresh_fp32_params()
 
     def save(self, folder: Path) -> None:
-        """Weights, optimiser and schedule into `folder`; all ranks must call."""
+        """See TrainEngine."""
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote, on as many ranks as then; all must call."""
+        """See TrainEngine."""
         self._engine.load_checkpoint(str(folder), tag=TAG)
 
     def close(self) -> None:
         """Leave the other ranks."""
         dist.destroy_process_group()
-
-
-def zero_stage(learner: LearnerConfig) -> int:
-    """The ZeRO stage that these settings run at; ConfigError where there is none."""
-    if learner.offload == "cpu" and learner.zero_stage == 0:
-        raise ConfigError(
-            "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3",
-            source="learner",
-        )
-    # Without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 does it in float32.
-    return max(1, learner.zero_stage) if learner.dtype == "bfloat16" else learner.zero_stage
 
 
 def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """One optimiser step of one rank: forward, objective, backward, report. Knows no Ray and no DeepSpeed.
 
-All ranks walk through it in lock-step. Losses are divided by the totals of the whole step, so the gradient
+All ranks run it in lock-step. Losses are divided by the totals of the whole step, so the gradient
 does not depend on how the step was split into ranks and micro-batches.
 """
 
@@ -10,7 +10,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from ..common.metrics import CATALOGUE, Metrics
 from ..common.types import Passage, Scored
 from .batching import Batch, batch_of, pad_answers
 from .divergences import Divergence, DoubtSplit
+from .engine import TrainEngine
 from .fused_loss import FusedLoss, fused_loss
 from .logprob_cache import CachedRows, TeacherLogprobCache
 from .objective import (
@@ -40,41 +40,8 @@ from .sharding import Item, RankBatch
 
 Load = Callable[[Item], Scored | Passage]
 """Where an item's tokens come from."""
-Result = TypeVar("Result")
 MAX_NAMES = 8
 """Answers that an error names."""
-
-
-class TrainEngine(Protocol):
-    """All that an optimiser step asks of whoever holds the student."""
-
-    device: torch.device
-    max_packed_len: int
-    """How long answers may be for the student to read them in shared rows as if alone; 0: it cannot."""
-
-    def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
-        """`use` on the inputs of the output layer at the batch's positions, and the head."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's part of the step's loss to what is there."""
-        ...
-
-    def step(self) -> float:
-        """Move the weights, unless the gradient's global norm is not finite; that norm, before clipping."""
-        ...
-
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        ...
-
-    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over ranks, in float64."""
-        ...
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """The value of each rank."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

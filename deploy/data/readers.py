@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...actors.answer_parts import Question
+from ...actors.answer_files import Question
 from ...common.config.data import PromptData, TextConfig
 from ...common.errors import DataError, Fault
 from ...common.types import Prompt

@@ -58,7 +58,7 @@ class DataStreams:
     def put(self, passages: Sequence[Passage]) -> list[Chunk]:
         """Passages into the object store, in pieces."""
         return [
-            Chunk(ref=ray.put(list(piece)), summary=sizes(piece)) for piece in chunked(passages, self._chunk)
+            Chunk(ref=ray.put(list(piece)), summary=BatchSummary.of(piece)) for piece in chunked(passages, self._chunk)
         ]
 
     def cursors(self) -> dict[str, dict[str, int]]:
@@ -83,16 +83,6 @@ def offset_samples(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
         found.append(replace(prompt, first_sample=samples * seen[prompt.id]) if seen[prompt.id] else prompt)
         seen[prompt.id] += 1
     return found
-
-
-def sizes(passages: Sequence[Passage]) -> BatchSummary:
-    """Lengths of passages, for dealing them out."""
-    return BatchSummary(
-        prompt_ids=tuple(p.prompt_id for p in passages),
-        samples=tuple(0 for _ in passages),
-        prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
-        answer_tokens=tuple(len(p.answer_ids) for p in passages),
-    )
 
 
 T = TypeVar("T")

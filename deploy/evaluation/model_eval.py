@@ -15,9 +15,8 @@ import ray
 
 from ...actors.measurer import PassageMeasure
 from ...common.config.eval import METRICS, NEED_ANSWERS, NEED_REFERENCES, EvalConfig
-from ...common.types import SamplingSpec
+from ...common.types import BatchSummary, SamplingSpec
 from ..cli.progress import AnswerCounter, Progress
-from ..data.streams import sizes
 from ..runtime.pool import Chunk, chunked
 from ..runtime.workers import EvalWorkerGroup
 from .buckets import LENGTH_BUCKETS, length_bucket, num_words
@@ -96,16 +95,16 @@ class ModelEval:
             self._phase("answering")
             tell = self._counter(count * self._config.num_seeds, count * number)
             by_seed[seed] = self._workers.generate(task.prompts, self._spec(seed), tell)
-            graded = self._workers.grade(
+            scored = self._workers.write_answers(
+                self._folder.answers(part.model, part.data, seed),
                 by_seed[seed],
                 seed=seed,
                 prompts=task.questions,
                 references=task.references,
                 rule=task.rule,
-                file=self._folder.answers(part.model, part.data, seed),
             )
-            part.answers += [AnswerFigures(**asdict(grade)) for grade in graded.grades]
-            part.distinct[seed] = graded.distinct_grams, graded.grams
+            part.answers += [AnswerFigures(**asdict(score), seed=seed) for score in scored.scores]
+            part.distinct[seed] = scored.distinct_grams, scored.grams
         if self._compares:
             self._compare(by_seed)
 
@@ -143,7 +142,7 @@ class ModelEval:
     def _read_given(self) -> None:
         self._phase("reading given answers")
         chunks = [
-            Chunk(ref=ray.put(list(piece)), summary=sizes(piece))
+            Chunk(ref=ray.put(list(piece)), summary=BatchSummary.of(piece))
             for piece in chunked(self._task.given, self._config.engine.chunk)
         ]
         tell = self._counter(len(self._task.given))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...actors.grader import Grade
+from ...actors.text_sink import AnswerScore
 from ...common.config.eval import METRICS
 from .bootstrap import Tally, paired_difference
 from .buckets import ALL, LENGTH_BUCKETS, length_bucket
@@ -25,9 +25,11 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerFigures(Grade):
-    """One answer in numbers: its grade, and divergences from the teacher, summed over its tokens, nats."""
+class AnswerFigures(AnswerScore):
+    """One answer in numbers: its scores, and divergences from the teacher, summed over its tokens, nats."""
 
+    seed: int
+    """What the answer was drawn with."""
     reverse_kl: float | None = None
     forward_kl: float | None = None
 

@@ -24,6 +24,7 @@ import yaml
 from ...common.config.eval import EvalConfig, EvalData
 from ...common.config.run import ModelConfig
 from ...common.errors import ConfigError
+from ...common.process import write_atomically
 from .rows import Part, Row
 
 FREE = ("models", "data", "cluster", "out", "metrics")
@@ -74,11 +75,8 @@ class EvalFolder:
 
     def keep(self, part: Part, mark: str) -> None:
         """Write a part, whole or not at all; `mark` tells of what."""
-        target = self._part(part.model, part.data)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_suffix(".partial")
-        unfinished.write_text(json.dumps({"mark": mark, **part.to_json()}), encoding="utf-8")
-        unfinished.replace(target)
+        with write_atomically(self._part(part.model, part.data)) as file:
+            file.write_text(json.dumps({"mark": mark, **part.to_json()}), encoding="utf-8")
 
     def kept(self, model: str, data: str, mark: str) -> Part | None:
         """A part measured earlier; None if there is none, or model or data are others now."""
@@ -156,6 +154,5 @@ def slug(name: str) -> str:
 
 
 def _write_json(file: Path, rows: Sequence[Row]) -> None:
-    unfinished = file.with_suffix(".partial")
-    unfinished.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    with write_atomically(file) as unfinished:
+        unfinished.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")

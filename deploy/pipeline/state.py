@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ...common.errors import ConfigError
+from ...common.process import write_atomically
 from ..config.loader import CONFIG_FILE
 from .chain import Chain, Phase, is_chain
 
@@ -50,9 +51,8 @@ def _remembered(chain: Chain) -> dict[str, Any]:
 def _remember(chain: Chain, phase: Phase, seconds: float | None) -> None:
     """Keep that the phase was begun (None), or that it took so long."""
     known = _remembered(chain) | {phase.name: {"settings": phase.settings(), "seconds": seconds}}
-    unfinished = chain.out / f"{PHASES}.partial"
-    unfinished.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(chain.out / PHASES)
+    with write_atomically(chain.out / PHASES) as file:
+        file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def _finished(chain: Chain) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""Which role reserves what: a pure plan of bundles, then one placement group that holds them all.
+"""Which actor reserves what: a pure plan of bundles, then one placement group that holds them all.
 
-Reserving everything at once means that a run which does not fit says so before any model is loaded.
+Everything is reserved at once, so that a run which does not fit fails before any model is loaded.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from ...common.config.run import ClusterConfig, RunConfig
+from ...common.config.eval import EvalConfig
+from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
 from ...common.errors import ClusterError
+from ...common.process import OPENMP
 
-PROCESS = {
-    # Idle OpenMP threads that spin would take the cores from the roles whose turn it is. For the moment that
-    # lies between two operations of a step, though, to sleep and be woken costs more (libgomp reads this).
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "5000",
-    # Passes make and drop tensors of many megabytes. To give that memory back each time, and have it zeroed
+PROCESS = OPENMP | {
+    # Passes make and drop tensors of many megabytes. Giving that memory back each time, and having it zeroed
     # again page by page, took a tenth of a step: glibc keeps it, in pages of 2 MiB where Linux has them.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
@@ -56,25 +54,37 @@ class Bundle:
 
 def bundles(config: RunConfig, cores: int) -> list[Bundle]:
     """The actors of a run, in the order in which they start. `cores` are those of one machine."""
-    here, threads = config.cluster, config.cluster.threads or cores
-    found = [
-        Bundle(name=f"learner-{i}", role="learner", cpus=here.learner_cpus, gpus=here.learner_gpus,
-              threads=max(1, threads // config.learner.world_size))
-        for i in range(config.learner.world_size)
-    ]  # fmt: skip
+    here, world_size = config.cluster, config.learner.world_size
+    threads = here.threads or cores
+    found = _bundles("learner", world_size, here.learner_cpus, here.learner_gpus, max(1, threads // world_size))
     if needs_rollouts(config):
-        found += [
-            Bundle(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
-                  threads=threads)
-            for i in range(config.rollout.num_engines)
-        ]  # fmt: skip
+        found += engine_bundles(config.rollout, here, cores)
     if config.asks_teacher:
-        found += [
-            Bundle(name=f"teacher-{i}", role="teacher", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
-                  threads=threads)
-            for i in range(config.teacher_server.num_actors)
-        ]  # fmt: skip
+        found += _bundles("teacher", config.teacher_server.num_actors, here.teacher_cpus, here.teacher_gpus, threads)
     return found
+
+
+def engine_bundles(engine: EngineConfig, cluster: ClusterConfig, cores: int) -> list[Bundle]:
+    """The rollout actors alone."""
+    return _bundles(
+        "rollout", engine.num_engines, cluster.rollout_cpus, cluster.rollout_gpus, cluster.threads or cores
+    )
+
+
+def eval_bundles(config: EvalConfig, cores: int, *, samples: bool, reads: bool) -> list[Bundle]:
+    """The actors of an evaluation: engines where answers are sampled, measurers where text is read."""
+    here = config.cluster
+    found = engine_bundles(config.engine, here, cores) if samples else []
+    if reads:
+        count = config.teacher_server.num_actors
+        found += _bundles("measurer", count, here.teacher_cpus, here.teacher_gpus, here.threads or cores)
+    return found
+
+
+def _bundles(role: str, count: int, cpus: float, gpus: float, threads: int) -> list[Bundle]:
+    return [
+        Bundle(name=f"{role}-{i}", role=role, cpus=cpus, gpus=gpus, threads=threads) for i in range(count)
+    ]
 
 
 def needs_rollouts(config: RunConfig) -> bool:
@@ -83,7 +93,7 @@ def needs_rollouts(config: RunConfig) -> bool:
 
 
 class Reservation:
-    """A share of the cluster for actors that start together, held from start to end."""
+    """Part of the cluster for actors that start together, reserved from start to end."""
 
     def __init__(self, wanted: Sequence[Bundle], settings: ClusterConfig):
         self._bundles = list(wanted)
@@ -106,14 +116,14 @@ class Reservation:
         if not group.wait(timeout_s):
             remove_placement_group(group)
             raise ClusterError(
-                f"no place for {bundles} within cluster.start_timeout_s = {timeout_s:g}; free now:"
+                f"no room for {bundles} within cluster.start_timeout_s = {timeout_s:g}; free now:"
                 f" {ray.available_resources()}"
             )
         return group
 
     def options(self, name: str) -> dict[str, Any]:
         """Keywords for `Actor.options(...)` of the actor called `name`."""
-        index, bundle = next((i, p) for i, p in enumerate(self._bundles) if p.name == name)
+        index, bundle = next((i, b) for i, b in enumerate(self._bundles) if b.name == name)
         return {
             "name": name,
             "num_cpus": bundle.cpus,
@@ -124,11 +134,11 @@ class Reservation:
             ),
         }
 
-    def writer_options(self, name: str = "writer") -> dict[str, Any]:
-        """Who writes files stands beside the driver, where the run's folder is."""
+    def writer_options(self) -> dict[str, Any]:
+        """The actor that writes files runs on the driver's machine, where the output folder is."""
         node = ray.get_runtime_context().get_node_id()
         return {
-            "name": name,
+            "name": "writer",
             "num_cpus": self._writer_cpus,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }
@@ -139,7 +149,7 @@ class Reservation:
 
     def threads(self, name: str) -> int:
         """Threads that the actor called `name` may use."""
-        return next(p.threads for p in self._bundles if p.name == name)
+        return next(b.threads for b in self._bundles if b.name == name)
 
     def release(self) -> None:
         """Give everything back."""

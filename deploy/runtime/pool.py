@@ -62,20 +62,20 @@ class Pool:
         running: dict[Any, tuple[int, int, Any]] = {}
         while waiting or running:
             while waiting and free:
-                index, index = free.popleft(), waiting.popleft()
-                ref, summary = call(self.actors[index], pieces[index])
-                running[summary] = (index, index, ref)
+                worker, index = free.popleft(), waiting.popleft()
+                ref, summary = call(self.actors[worker], pieces[index])
+                running[summary] = (worker, index, ref)
             if not running:
                 raise WorkerDied(self._all_dead_error())
             for summary in ray.wait(list(running), num_returns=1)[0]:
-                index, index, ref = running.pop(summary)
+                worker, index, ref = running.pop(summary)
                 try:
                     sizes = result_of(summary)
                 except RayActorError:
-                    self.lost.append(self.names[index])
+                    self.lost.append(self.names[worker])
                     waiting.appendleft(index)
                     continue
-                free.append(index)
+                free.append(worker)
                 chunks[index] = Chunk(ref=ref, summary=sizes)
                 done(sizes)
         self._drop_dead()

@@ -1,4 +1,7 @@
-"""The actors of a run: started in the space reserved for them, ready when this returns, gone at the end."""
+"""The actors of a run, an evaluation or a generation: started together in reserved space, ended together.
+
+Groups hold references, never tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,103 +10,149 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ...actors.grader import Graded
-from ...actors.measurer import LabelLogprobs, PassageMeasure
-from ...actors.text_sink import AnswerScore
-from ...actors.workers import GraderActor, MeasurerActor, RolloutActor, TeacherActor, WriterActor
+from ...actors.text_sink import AnswerScore, SeedScores
+from ...actors.workers import MeasurerActor, RolloutActor, TeacherActor, TextSinkActor
 from ...common.config.eval import EvalConfig, plain_model
-from ...common.config.run import ModelConfig, RunConfig
+from ...common.config.run import ClusterConfig, EngineConfig, ModelConfig, RunConfig
 from ...common.errors import ClusterError, MinillmError
-from ...common.metrics import Metrics
-from ...common.process import peak_resident
+from ...common.metrics import MOST_STATES_GAP, Metrics
+from ...common.process import ProcessFacts, peak_resident
 from ...common.types import BatchSummary, Ids, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
-from ..models.inspect import load_tokenizer
-from ..preflight.check import Plan
-from ..training.collapse import MOST_STATES_GAP
-from ..training.run_dir import RunFolder
 from .learner_group import LearnerGroup
-from .placement import Bundle, Reservation, bundles
+from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
 from .pool import Chunk, Pool, chunked, result_of
 
-Told = Callable[[BatchSummary], None]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ...actors.answer_files import Question
+    from ...actors.measurer import LabelLogprobs, PassageMeasure
+
+Done = Callable[[BatchSummary], None]
+"""Called with the sizes of each piece of work as it finishes."""
+Group = TypeVar("Group", bound="ActorGroup")
 
 
 def no_op(summary: BatchSummary) -> None:
     """Takes note of nothing."""
 
 
-class WorkerGroup:
-    """All roles of a run, by what the driver asks of them. Holds references, never tokens."""
+class ActorGroup:
+    """What all groups share: a text sink, engines that answer prompts, and one start and end."""
 
-    def __init__(self, config: RunConfig, plan: Plan, folder: RunFolder, reserved: Reservation):
-        self._config = config
-        self.states: str | None = config.teacher_server.hidden_dtype if config.reuses_states else None
-        """The type of the states that mixed sampling is asked for; None: teacher actors read all answers."""
-        self.states_gap: float | None = None
-        """How far such states are from the teacher's own, once that is known."""
-        self._writer: Any = WriterActor.options(**reserved.writer_options()).remote(
-            "writer", plan.tokenizer, str(folder.rollouts)
-        )
-        self.learner = LearnerGroup(config, plan.vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
-        self._rollouts = Pool.of(
-            [self._rollout(n, plan, reserved) for n in reserved.names("rollout")], "rollout"
-        )
-        self._teachers = Pool.of(
-            [self._teacher(n, plan, reserved) for n in reserved.names("teacher")], "teacher"
-        )
+    def __init__(
+        self,
+        reserved: Reservation,
+        cluster: ClusterConfig,
+        engine: EngineConfig,
+        tokenizer: PreTrainedTokenizerBase,
+    ):
+        self.facts: list[ProcessFacts] = []
+        """What each actor told of its process when it became ready."""
+        self._reserved, self._cluster, self._engine = reserved, cluster, engine
+        self._pools: list[Pool] = []
+        self._sink: Any = TextSinkActor.options(**reserved.writer_options()).remote("writer", tokenizer)
+        self._rollouts = Pool([], [], [])
 
-    def wait_ready(self) -> None:
-        """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
-        wait_for(self._all(), self._config.cluster.start_timeout_s)
-        self.learner.ready()
-        if self._teachers.actors:
-            self.learner.set_teacher_head(self._teachers.actors[0].head.remote())
+    def _start_pool(self, role: str, start: Callable[[str, dict[str, Any]], Any]) -> Pool:
+        """Actors of a role; `start(name, options)` makes one."""
+        names = self._reserved.names(role)
+        pool = Pool.of([start(name, self._reserved.options(name)) for name in names], role)
+        self._pools.append(pool)
+        return pool
 
-    def _rollout(self, name: str, plan: Plan, reserved: Reservation) -> Any:
-        config = self._config
-        mixes = config.samples_answers and config.rollout.teacher_mix > 0
-        return RolloutActor.options(**reserved.options(name)).remote(
-            name,
-            config.student,
-            config.teacher if mixes else None,
-            config.rollout,
-            vocabulary=plan.vocabulary,
-            max_tokens=plan.max_tokens,
-            threads=reserved.threads(name),
-        )
+    def _start_engines(
+        self, student: ModelConfig, teacher: ModelConfig | None, *, vocabulary: int, max_tokens: int
+    ) -> None:
+        def start(name: str, options: dict[str, Any]) -> Any:
+            return RolloutActor.options(**options).remote(
+                name,
+                student,
+                teacher,
+                self._engine,
+                vocabulary=vocabulary,
+                max_tokens=max_tokens,
+                threads=self._reserved.threads(name),
+            )
 
-    def _teacher(self, name: str, plan: Plan, reserved: Reservation) -> Any:
-        assert self._config.teacher is not None, "a teacher actor without a teacher"
-        return TeacherActor.options(**reserved.options(name)).remote(
-            name, self._config.teacher, self._config.teacher_server, plan.vocabulary, reserved.threads(name)
-        )  # fmt: skip
+        self._rollouts = self._start_pool("rollout", start)
 
-    def _all(self) -> list[Any]:
-        """Every actor but the learner's."""
-        return [self._writer, *self._rollouts.actors, *self._teachers.actors]
+    def _actors(self) -> list[Any]:
+        """Every actor that this class started."""
+        return [self._sink, *(actor for pool in self._pools for actor in pool.actors)]
 
     @property
     def lost(self) -> list[str]:
         """Names of actors that died and whose work others took over."""
-        return self._rollouts.lost + self._teachers.lost
+        return [name for pool in self._pools for name in pool.lost]
 
-    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = no_op) -> list[Chunk]:
+    def wait_ready(self) -> None:
+        """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
+        self.facts = _facts_of(self._actors(), self._cluster.start_timeout_s)
+
+    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Done = no_op) -> list[Chunk]:
         """Answers to the prompts, in their order."""
 
         def call(actor: Any, piece: Sequence[Prompt]) -> Any:
             return actor.generate.options(num_returns=2).remote(list(piece), spec)
 
-        chunks = self._rollouts.map(list(chunked(prompts, self._config.rollout.chunk)), call, done)
+        chunks = self._rollouts.map(list(chunked(prompts, self._engine.chunk)), call, done)
         return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
 
+    def stop(self) -> None:
+        """End every actor."""
+        for actor in self._actors():
+            ray.kill(actor)
+
+
+class WorkerGroup(ActorGroup):
+    """All roles of a run, by what the driver asks of them."""
+
+    def __init__(
+        self,
+        reserved: Reservation,
+        config: RunConfig,
+        rollouts: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        vocabulary: int,
+        max_tokens: int,
+    ):
+        """`rollouts`: the folder of the files of answers; `max_tokens`: of a prompt and its answer."""
+        student, teacher = config.student, config.teacher
+        super().__init__(reserved, config.cluster, config.rollout, tokenizer)
+        self._config, self._folder = config, rollouts
+        self.states: str | None = config.teacher_server.hidden_dtype if config.reuses_states else None
+        """The type of the states that mixed sampling is asked for; None: teacher actors read all answers."""
+        self.states_gap: float | None = None
+        """How far such states are from the teacher's own, once that is known."""
+        self.learner = LearnerGroup(config, vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
+        mixed = teacher if config.mixes_teacher else None
+        self._start_engines(student, mixed, vocabulary=vocabulary, max_tokens=max_tokens)
+
+        def start_teacher(name: str, options: dict[str, Any]) -> Any:
+            assert teacher is not None, "a teacher actor without a teacher"
+            return TeacherActor.options(**options).remote(
+                name, teacher, config.teacher_server, vocabulary, reserved.threads(name)
+            )
+
+        self._teachers = self._start_pool("teacher", start_teacher)
+
+    def wait_ready(self) -> None:
+        """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
+        super().wait_ready()
+        self.facts += self.learner.ready()
+        if self._teachers.actors:
+            self.learner.set_teacher_head(self._teachers.actors[0].head.remote())
+
     def score(
-        self, chunks: Sequence[Chunk], *, hidden: bool, logprobs: bool, done: Told = no_op
+        self, chunks: Sequence[Chunk], *, hidden: bool, logprobs: bool, done: Done = no_op
     ) -> list[Chunk]:
         """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
         known = [chunk for chunk in chunks if chunk.scored]
@@ -133,138 +182,81 @@ class WorkerGroup:
         return max((seconds for _, seconds in loaded), default=0.0)
 
     def write(self, number: int, version: int, scored: Sequence[Chunk]) -> Metrics:
-        """Keep a set of answers as Parquet; returns its health signals."""
-        call = self._writer.write.remote(number, version, *[chunk.ref for chunk in scored])
+        """Write a set of answers as rollouts/set-NNNNN.parquet; returns its health signals."""
+        file = self._folder / f"set-{number:05d}.parquet"
+        call = self._sink.write_set.remote(file, number, version, *[chunk.ref for chunk in scored])
         return result_of(call, "writer")
 
     def text_scores(self, prompts: Sequence[Prompt], chunks: Sequence[Chunk]) -> list[AnswerScore]:
         """ROUGE-L and exact match of each answer."""
         references = {prompt.id: prompt.references for prompt in prompts}
-        return result_of(self._writer.score.remote(references, *[chunk.ref for chunk in chunks]), "writer")
+        return result_of(self._sink.score.remote(references, *[chunk.ref for chunk in chunks]), "writer")
 
     def read(self, chunk: Chunk, most: int) -> list[tuple[str, int, str]]:
         """(prompt id, sample, text) of the first answers to the first `most` prompts of a chunk."""
-        return result_of(self._writer.read.remote(chunk.ref, most), "writer")
+        return result_of(self._sink.examples.remote(chunk.ref, most), "writer")
 
     def peak_memory(self) -> dict[str, int]:
         """Most resident bytes of each process so far, this one included, by name."""
-        names = ["writer", *self._rollouts.names, *self._teachers.names]
-        held = ray.get([actor.__ray_call__.remote(peak_resident) for actor in self._all()])
+        names = ["writer", *(name for pool in self._pools for name in pool.names)]
+        held = ray.get([actor.__ray_call__.remote(peak_resident) for actor in self._actors()])
         return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
 
     def stop(self) -> None:
         """End every actor."""
         self.learner.stop()
-        for actor in self._all():
-            ray.kill(actor)
+        super().stop()
 
 
-def wait_for(actors: Sequence[Any], timeout_s: float) -> None:
-    """Until all are ready. Raises ClusterError, or what kept one from starting."""
-    try:
-        ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
-    except GetTimeoutError as late:
-        raise ClusterError(
-            f"actors did not come up within cluster.start_timeout_s = {timeout_s:g};"
-            " see their logs in Ray's dashboard, or raise it"
-        ) from late
-    except RayTaskError as failure:
-        if isinstance(failure.cause, MinillmError):
-            raise failure.cause from None
-        raise ClusterError(f"an actor could not start: {failure}") from failure
-    except RayActorError as death:
-        raise ClusterError(f"an actor died while starting: {death}") from death
-
-
-@contextmanager
-def start_workers(config: RunConfig, plan: Plan, folder: RunFolder) -> Iterator[WorkerGroup]:
-    """The cast for the length of the block; its places are given back whatever happens."""
-    reserved = Reservation(bundles(config, os.cpu_count() or 1), config.cluster)
-    try:
-        workers = WorkerGroup(config, plan, folder, reserved)
-        try:
-            workers.wait_ready()
-            yield workers
-        finally:
-            workers.stop()
-    finally:
-        reserved.release()
-
-
-class EvalWorkerGroup:
-    """All roles of an evaluation, for one model at a time. Holds references of answers, never tokens."""
+class EvalWorkerGroup(ActorGroup):
+    """All roles of an evaluation, for one model at a time."""
 
     def __init__(
-        self, config: EvalConfig, model: ModelConfig, vocabulary: int, reserved: Reservation, compares: bool
+        self,
+        reserved: Reservation,
+        config: EvalConfig,
+        model: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: int,
+        compares: bool,
     ):
+        """`compares`: whether the model is compared with the teacher."""
         teacher = plain_model(config.teacher) if compares and config.teacher else None
         model = plain_model(model)
-        self._chunk = config.engine.chunk
-        self._grader: Any = GraderActor.options(**reserved.writer_options("grader")).remote(
-            "grader", load_tokenizer(model, "models")
-        )
-        self._rollouts = Pool.of(
-            [
-                RolloutActor.options(**reserved.options(name)).remote(
-                    name, model, teacher, config.engine,
-                    vocabulary=vocabulary,
-                    max_tokens=config.max_prompt_tokens + config.engine.max_new_tokens,
-                    threads=reserved.threads(name),
-                )
-                for name in reserved.names("rollout")
-            ],
-            "rollout",
-        )  # fmt: skip
-        self._measurers = Pool.of(
-            [
-                MeasurerActor.options(**reserved.options(name)).remote(
-                    name, model, teacher, config.teacher_server, vocabulary, reserved.threads(name)
-                )
-                for name in reserved.names("measurer")
-            ],
-            "measurer",
-        )
-        self._timeout_s = config.cluster.start_timeout_s
+        super().__init__(reserved, config.cluster, config.engine, tokenizer)
+        self._start_engines(model, teacher, vocabulary=vocabulary, max_tokens=config.max_tokens)
 
-    def wait_ready(self) -> None:
-        """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
-        wait_for(self._all(), self._timeout_s)
+        def start_measurer(name: str, options: dict[str, Any]) -> Any:
+            return MeasurerActor.options(**options).remote(
+                name, model, teacher, config.teacher_server, vocabulary, reserved.threads(name)
+            )
 
-    def swap_model(self, model: ModelConfig) -> None:
-        """Look at another model of the same shape from now on: all processes stay, only weights change."""
+        self._measurers = self._start_pool("measurer", start_measurer)
+
+    def swap_model(self, model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Evaluate another model of the same shape from now on: processes stay, only weights change."""
         model = plain_model(model)
-        result_of(self._grader.swap_model.remote(load_tokenizer(model, "models")), "grader")
-        for pool in (self._rollouts, self._measurers):
+        result_of(self._sink.swap_model.remote(tokenizer), "writer")
+        for pool in self._pools:
             pool.broadcast(lambda actor: actor.swap_model.remote(model))
 
-    def _all(self) -> list[Any]:
-        return [self._grader, *self._rollouts.actors, *self._measurers.actors]
-
-    def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Told = no_op) -> list[Chunk]:
-        """Answers to the prompts, in their order."""
-
-        def call(actor: Any, piece: Sequence[Prompt]) -> Any:
-            return actor.generate.options(num_returns=2).remote(list(piece), spec)
-
-        return self._rollouts.map(list(chunked(prompts, self._chunk)), call, done)
-
-    def grade(
+    def write_answers(
         self,
+        file: Path,
         chunks: Sequence[Chunk],
         *,
         seed: int,
         prompts: Mapping[str, str],
         references: Mapping[str, Sequence[str]],
         rule: str | None,
-        file: Path,
-    ) -> Graded:
+    ) -> SeedScores:
         """Text scores of one seed's answers, which are also written to `file`."""
-        call = self._grader.grade.remote(
-            seed, prompts, references, rule, file, *[chunk.ref for chunk in chunks]
+        call = self._sink.write_answers.remote(
+            file, seed, prompts, references, rule, *[chunk.ref for chunk in chunks]
         )
-        return result_of(call, "grader")
+        return result_of(call, "writer")
 
-    def measure(self, chunks: Sequence[Chunk], *, compare: bool, done: Told = no_op) -> list[PassageMeasure]:
+    def measure(self, chunks: Sequence[Chunk], *, compare: bool, done: Done = no_op) -> list[PassageMeasure]:
         """Exact figures at each token of the chunks' passages, in their order."""
 
         def call(actor: Any, chunk: Chunk) -> Any:
@@ -274,50 +266,125 @@ class EvalWorkerGroup:
         return [one for chunk in found for one in ray.get(chunk.ref)]
 
     def choose(
-        self, prompts: Sequence[Prompt], labels: Sequence[Ids], done: Told = no_op
+        self, prompts: Sequence[Prompt], labels: Sequence[Ids], done: Done = no_op
     ) -> list[LabelLogprobs]:
         """Log-prob of each label behind each prompt."""
 
         def call(actor: Any, piece: Sequence[Prompt]) -> Any:
             return actor.choose.options(num_returns=2).remote(list(piece), list(labels))
 
-        found = self._measurers.map(list(chunked(prompts, self._chunk)), call, done)
+        found = self._measurers.map(list(chunked(prompts, self._engine.chunk)), call, done)
         return [one for chunk in found for one in ray.get(chunk.ref)]
 
-    def stop(self) -> None:
-        """End every actor."""
-        for actor in self._all():
-            ray.kill(actor)
+
+class GenerateWorkerGroup(ActorGroup):
+    """Engines and a text sink that turn prompts into parts of a data set."""
+
+    def __init__(
+        self,
+        reserved: Reservation,
+        model: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        engine: EngineConfig,
+        cluster: ClusterConfig,
+        *,
+        vocabulary: int,
+        max_tokens: int,
+    ):
+        """`max_tokens`: of a prompt and its answer."""
+        super().__init__(reserved, cluster, engine, tokenizer)
+        self._start_engines(model, None, vocabulary=vocabulary, max_tokens=max_tokens)
+
+    def write_parts(
+        self,
+        folder: Path,
+        pieces: Sequence[range],
+        prompts: Sequence[Prompt],
+        questions_of: Callable[[Sequence[Prompt]], Mapping[str, Question]],
+        spec: SamplingSpec,
+        done: Done = no_op,
+    ) -> None:
+        """Answer the prompts with these numbers, each piece written as a part below `folder`."""
+
+        def call(actor: Any, piece: range) -> tuple[Any, Any]:
+            asked = list(prompts[piece.start : piece.stop])
+            answers, summary = actor.generate.options(num_returns=2).remote(asked, spec)
+            # What stays is the sink's count: the answers leave the object store once it has written them.
+            return self._sink.write_part.remote(folder, piece.start, questions_of(asked), answers), summary
+
+        for chunk in self._rollouts.map(pieces, call, done):
+            result_of(chunk.ref, "writer")
 
 
-def eval_bundles(config: EvalConfig, *, samples: bool, reads: bool) -> list[Bundle]:
-    """What the actors of an evaluation reserve: engines where answers are sampled, readers where it reads."""
-    here = config.cluster
-    threads = here.threads or os.cpu_count() or 1
-    wanted: list[Bundle] = []
-    if samples:
-        wanted += [
-            Bundle(name=f"rollout-{i}", role="rollout", cpus=here.rollout_cpus, gpus=here.rollout_gpus,
-                  threads=threads)
-            for i in range(config.engine.num_engines)
-        ]  # fmt: skip
-    if reads:
-        wanted += [
-            Bundle(name=f"measurer-{i}", role="measurer", cpus=here.teacher_cpus, gpus=here.teacher_gpus,
-                  threads=threads)
-            for i in range(config.teacher_server.num_actors)
-        ]  # fmt: skip
-    return wanted
+@contextmanager
+def start_workers(
+    config: RunConfig,
+    rollouts: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    vocabulary: int,
+    max_tokens: int,
+) -> Iterator[WorkerGroup]:
+    """The actors of a run for the length of the block; see WorkerGroup."""
+    with _started(
+        bundles(config, os.cpu_count() or 1),
+        config.cluster,
+        lambda reserved: WorkerGroup(
+            reserved, config, rollouts, tokenizer, vocabulary=vocabulary, max_tokens=max_tokens
+        ),
+    ) as workers:
+        yield workers
 
 
 @contextmanager
 def start_eval_workers(
-    config: EvalConfig, model: ModelConfig, vocabulary: int, *, samples: bool, reads: bool, compares: bool
+    config: EvalConfig,
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
+    *,
+    samples: bool,
+    reads: bool,
+    compares: bool,
 ) -> Iterator[EvalWorkerGroup]:
-    """The cast for the length of the block; its places are given back whatever happens."""
-    reserved = Reservation(eval_bundles(config, samples=samples, reads=reads), config.cluster)
+    """The actors of an evaluation for the length of the block; see EvalWorkerGroup."""
+    with _started(
+        eval_bundles(config, os.cpu_count() or 1, samples=samples, reads=reads),
+        config.cluster,
+        lambda reserved: EvalWorkerGroup(reserved, config, model, tokenizer, vocabulary, compares),
+    ) as workers:
+        yield workers
+
+
+@contextmanager
+def start_generate_workers(
+    model: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: EngineConfig,
+    cluster: ClusterConfig,
+    *,
+    vocabulary: int,
+    max_tokens: int,
+) -> Iterator[GenerateWorkerGroup]:
+    """The actors of a generation for the length of the block; see GenerateWorkerGroup."""
+    with _started(
+        engine_bundles(engine, cluster, os.cpu_count() or 1),
+        cluster,
+        lambda reserved: GenerateWorkerGroup(
+            reserved, model, tokenizer, engine, cluster, vocabulary=vocabulary, max_tokens=max_tokens
+        ),
+    ) as workers:
+        yield workers
+
+
+@contextmanager
+def _started(
+    wanted: Sequence[Bundle], settings: ClusterConfig, make: Callable[[Reservation], Group]
+) -> Iterator[Group]:
+    """A group in space reserved for it, ready; actors and space are given back whatever happens."""
+    reserved = Reservation(wanted, settings)
     try:
-        workers = EvalWorkerGroup(config, model, vocabulary, reserved, compares)
+        workers = make(reserved)
         try:
             workers.wait_ready()
             yield workers
@@ -325,3 +392,20 @@ def start_eval_workers(
             workers.stop()
     finally:
         reserved.release()
+
+
+def _facts_of(actors: Sequence[Any], timeout_s: float) -> list[ProcessFacts]:
+    """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
+    try:
+        return ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
+    except GetTimeoutError as late:
+        raise ClusterError(
+            f"actors did not start within cluster.start_timeout_s = {timeout_s:g};"
+            " see their logs in Ray's dashboard, or raise it"
+        ) from late
+    except RayTaskError as failure:
+        if isinstance(failure.cause, MinillmError):
+            raise failure.cause from None
+        raise ClusterError(f"an actor could not start: {failure}") from failure
+    except RayActorError as death:
+        raise ClusterError(f"an actor died while starting: {death}") from death

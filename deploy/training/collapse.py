@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MOST_STATES_GAP = 0.05
-"""How far the teacher's states in the engine may be from its own, to be taken in their place."""
+from ...common.metrics import MOST_STATES_GAP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,13 @@ def _run(
             for drop in dropped if state is None else ():  # a resumed run has told of them
                 recorder.dropped(drop)
             try:
-                with start_workers(config, plan, folder) as workers:
+                with start_workers(
+                    config,
+                    folder.rollouts,
+                    plan.tokenizer,
+                    vocabulary=plan.vocabulary,
+                    max_tokens=plan.max_tokens,
+                ) as workers:
                     driver = Driver(config, streams, workers, folder, recorder, progress, state, callbacks)
                     result = driver.run()
             finally:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfigError
+from ...common.process import write_atomically
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,10 +96,8 @@ class RunFolder:
         """
         if self.best.exists():
             shutil.copytree(self.best, self.checkpoint(state.step) / "best", dirs_exist_ok=True)
-        target = self.checkpoint(state.step) / "progress.json"
-        unfinished = target.with_suffix(".partial")
-        unfinished.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        unfinished.replace(target)
+        with write_atomically(self.checkpoint(state.step) / "progress.json") as file:
+            file.write_text(json.dumps(asdict(state)), encoding="utf-8")
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old)
 

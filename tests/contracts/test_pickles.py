@@ -31,7 +31,7 @@ FORM = TensorForm(name="head", shape=(2, 3), dtype="bfloat16")
 DROPPED = Dropped(prompt_id="dolly/1", stage="prompts", reason="too long", detail="300 tokens")
 PASSAGE = Passage(prompt_id="dolly/1", prompt_ids=IDS, answer_ids=IDS)
 EXAMPLES: list[Any] = [
-    Prompt(id="dolly/1", token_ids=IDS, references=("Paris",), teacher_token_ids=IDS),
+    Prompt(id="dolly/1", token_ids=IDS, references=("Paris",)),
     SamplingSpec(max_tokens=8, teacher_mix=0.2, seed=3),
     PASSAGE,
     Rollout(
