@@ -42,6 +42,8 @@ class ModelFacts:
     """Most tokens of prompt and answer; None = no limit in its settings."""
     tied: bool
     """Whether the output layer is the embedding."""
+    shape: str
+    """All that its config says but its name: models of one shape can hold each other's weights."""
 
     @property
     def head_parameters(self) -> int:
@@ -86,6 +88,7 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
         context=_first(sizes, "max_position_embeddings"),
         tied=output is not None and output.weight is empty.get_input_embeddings().weight,
+        shape=_shape_of(config),
     )
 
 
@@ -152,7 +155,9 @@ def _check_weights(model: ModelConfig, key: str) -> None:
                 "load it once yourself and save_pretrained it, which writes safetensors",
             )
         )
-    raise ModelError(Fault(key, model.path, "holds no weights (no .safetensors file)", "give a folder that does"))
+    raise ModelError(
+        Fault(key, model.path, "holds no weights (no .safetensors file)", "give a folder that does")
+    )
 
 
 def _file_names(model: ModelConfig) -> list[str] | None:
@@ -173,13 +178,10 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def shape_of(model: ModelConfig) -> str:
-    """All that a model's config says but its name: two of one shape can hold each other's weights."""
-    from transformers import AutoConfig
-
-    told = AutoConfig.from_pretrained(model.path, revision=model.revision).to_dict()
+def _shape_of(config: PretrainedConfig) -> str:
+    values = config.to_dict()
     names = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-    return json.dumps({key: told[key] for key in sorted(told.keys() - set(names))}, default=str)
+    return json.dumps({key: values[key] for key in sorted(values.keys() - set(names))}, default=str)
 
 
 def load_tokenizer(model: ModelConfig, key: str) -> PreTrainedTokenizerBase:
