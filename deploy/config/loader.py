@@ -229,6 +229,7 @@ def _one_line(error: BaseException) -> str:
 
 
 FIRST = "name models (--models A B) and data (--data FILE ...), or give a file that does"
+"""The way out where an evaluation has nothing to evaluate."""
 
 
 def load_eval(
@@ -245,18 +246,17 @@ def load_eval(
     resolve_listed_paths(values, [file.parent, Path()] if file else [Path()])
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     resolve_listed_paths(given, [Path()])
-    return checked(values | given, faults, source)
-
-
-def checked(values: Values, faults: list[Fault], source: str) -> EvalConfig:
-    """The configuration that these settings make. Raises ConfigError with every fault."""
-    missing = [Fault(key, ABSENT, "is missing", FIRST) for key in ("models", "data") if not values.get(key)]
-    if missing:
-        raise ConfigError(*faults, *missing, source=source)
-    config = validated_as(EvalConfig, values, faults)
+    config = checked_eval(values | given, faults)
     if faults or config is None:
         raise ConfigError(*faults, source=source)
     return config
+
+
+def checked_eval(values: Values, faults: list[Fault]) -> EvalConfig | None:
+    """The evaluation that these settings make, or None; `faults` gets what is wrong."""
+    missing = [Fault(key, ABSENT, "is missing", FIRST) for key in ("models", "data") if not values.get(key)]
+    faults += missing
+    return None if missing else validated_as(EvalConfig, values, faults)
 
 
 def resolve_listed_paths(values: Values, folders: Sequence[Path]) -> None:

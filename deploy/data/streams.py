@@ -58,7 +58,8 @@ class DataStreams:
     def put(self, passages: Sequence[Passage]) -> list[Chunk]:
         """Passages into the object store, in pieces."""
         return [
-            Chunk(ref=ray.put(list(piece)), summary=BatchSummary.of(piece)) for piece in chunked(passages, self._chunk)
+            Chunk(ref=ray.put(list(piece)), summary=BatchSummary.of(piece))
+            for piece in chunked(passages, self._chunk)
         ]
 
     def cursors(self) -> dict[str, dict[str, int]]:

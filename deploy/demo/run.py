@@ -63,7 +63,8 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
         )
         console.print(WHAT.format(out=out, steps=base.learner.max_steps))
         console.rule("MiniLLM")
-        ours = start_run(base, console)
+        plan = check_run(base)
+        ours = start_run(base, console, plan=plan)
         console.rule("control: further fine-tuning")
         theirs = start_run(control, console)
         prompts = [prompt.text for prompt in plan.data.test[:3]]

@@ -65,6 +65,7 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
     """Facts about the model that the setting `key` names. Raises ModelError if it is of no use in a run."""
     config = _read_config(model, key)
     _check_weights(model, key)
+    shape = _shape_of(config)
     with collector_paused():
         import torch
         from transformers import AutoModelForCausalLM
@@ -88,7 +89,7 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
         context=_first(sizes, "max_position_embeddings"),
         tied=output is not None and output.weight is empty.get_input_embeddings().weight,
-        shape=_shape_of(config),
+        shape=shape,
     )
 
 

@@ -1,7 +1,7 @@
 """A model's answers to the questions of data.train, drawn by vLLM and kept as a data set to learn from.
 
-A generation is read from an ordinary run file (`config.presets.generation_of`). Answers go from the engines to
-the text sink, which writes them in parts; the driver only sees how long they are.
+A generation is read from an ordinary run file (`config.presets.generation_of`). Answers go from the engines
+to the text sink, which writes them in parts; the driver only sees how long they are.
 """
 
 from __future__ import annotations
