@@ -150,7 +150,7 @@ class LearnerConfig(Section):
 
     @property
     def effective_zero_stage(self) -> int:
-        """The ZeRO stage that runs: without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 in float32."""
+        """The ZeRO stage that runs: at stage 0, DeepSpeed would add gradients up in bfloat16; at 1 in float32."""
         return max(1, self.zero_stage) if self.dtype == "bfloat16" else self.zero_stage
 
 
@@ -210,6 +210,11 @@ class RunConfig(Section):
     """Optimiser steps between two measurements on data.validation; rounded up to whole sets of answers."""
     save_steps: Count = 500
     """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
+    metrics_sinks: tuple[str, ...] = ("tensorboard", "ray")
+    """Where metrics go beside metrics.jsonl: tensorboard, ray (the metrics endpoint of Ray), or what a plugin
+    offers."""
+    plugins: tuple[str, ...] = ()
+    """Python modules that offer divergences, metrics sinks or data readers; every process imports them."""
     save_total_limit: Count = 2
     """Older ones are deleted; the best student is kept apart."""
 

@@ -28,7 +28,7 @@ from ..runtime.workers import WorkerGroup
 from . import collapse
 from .callbacks import CallbackList, Moment, TrainState
 from .measurement import Measurement
-from .metrics_log import Recorder
+from .metrics_log import MetricsLog
 from .run_dir import RunFolder, State
 from .validator import TestScores, Validator, items_of, seed_of
 
@@ -60,14 +60,14 @@ class Driver:
 
     def __init__(
         self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunFolder,
-        recorder: Recorder, progress: Progress, state: State | None, callbacks: Sequence[object] = (),
+        metrics_log: MetricsLog, progress: Progress, state: State | None, callbacks: Sequence[object] = (),
     ):  # fmt: skip
         self._config, self._streams, self._workers = config, streams, workers
-        self._folder, self._recorder, self._progress = folder, recorder, progress
+        self._folder, self._metrics_log, self._progress = folder, metrics_log, progress
         self._state = state or State()
         self._resumed = state is not None
         self._callbacks = CallbackList(callbacks)
-        self._validator = Validator(config, streams, workers, folder, recorder, progress, self._state)
+        self._validator = Validator(config, streams, workers, folder, metrics_log, progress, self._state)
         self._latest: dict[str, float] = {}
         self._warned: set[str] = set()
         self._lost: list[str] = []
@@ -278,7 +278,7 @@ class Driver:
             scores = self._validator.measure_best()
         self._call("on_end")
         memory = self._workers.peak_memory()
-        self._recorder.event("memory", step=state.step, bytes=memory)
+        self._metrics_log.event("memory", step=state.step, bytes=memory)
         return Result(
             folder=self._folder,
             steps=state.step,
@@ -307,16 +307,16 @@ class Driver:
         )
 
     def _counter(self, total: int) -> AnswerCounter:
-        return AnswerCounter(self._progress, total, self._recorder.dropped)
+        return AnswerCounter(self._progress, total, self._metrics_log.dropped)
 
     def _record(self, values: Mapping[str, float], **stamps: int) -> None:
         self._latest |= values
-        self._recorder.record(self._state.step, values, **stamps)
+        self._metrics_log.record(self._state.step, values, **stamps)
 
     def _report_lost_workers(self) -> None:
         for name in [name for name in self._workers.lost if name not in self._lost]:
             self._lost.append(name)
-            self._recorder.event("lost", step=self._state.step, name=name)
+            self._metrics_log.event("lost", step=self._state.step, name=name)
             log.warning("%s died; the others of its role took over its work", name)
 
     def _watch(self, values: Mapping[str, float]) -> None:
@@ -327,7 +327,9 @@ class Driver:
         for symptom in collapse.symptoms(values, first):
             if symptom.name not in self._warned:
                 self._warned.add(symptom.name)
-                self._recorder.event("warning", step=self._state.step, name=symptom.name, text=str(symptom))
+                self._metrics_log.event(
+                    "warning", step=self._state.step, name=symptom.name, text=str(symptom)
+                )
                 log.warning("%s", symptom)
 
     def _show(self, values: Mapping[str, float]) -> None:

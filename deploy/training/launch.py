@@ -18,8 +18,9 @@ from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
 from ..runtime.workers import start_workers
 from .driver import Driver, Result
-from .metrics_log import Recorder, drop_after, read_metrics
+from .metrics_log import MetricsLog, drop_after, read_metrics
 from .run_dir import RunFolder, State
+from .sinks import SinkContext, make_sinks
 
 
 def start_run(
@@ -79,9 +80,11 @@ def _run(
                 progress.say(f"Ray dashboard: {dashboard}")
             save_resolved(config, folder.path)
             progress.phase("starting actors")
-            recorder = Recorder(folder.path, folder.path.name, after=state.step if state else None)
+            metrics_log = MetricsLog(
+                folder.path, make_sinks(config.metrics_sinks, _context(config, folder, state), config.plugins)
+            )
             for drop in dropped if state is None else ():  # a resumed run has told of them
-                recorder.dropped(drop)
+                metrics_log.dropped(drop)
             try:
                 with start_workers(
                     config,
@@ -90,9 +93,18 @@ def _run(
                     vocabulary=plan.vocabulary,
                     max_tokens=plan.max_tokens,
                 ) as workers:
-                    driver = Driver(config, streams, workers, folder, recorder, progress, state, callbacks)
+                    driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:
-                recorder.close()
+                metrics_log.close()
     plot_run(folder.path / "plots", {folder.path.name: read_metrics(folder.path)})
     return result
+
+
+def _context(config: RunConfig, folder: RunFolder, state: State | None) -> SinkContext:
+    return SinkContext(
+        output_dir=folder.path,
+        run=folder.path.name,
+        config=config.model_dump(mode="json"),
+        resumed_at=None if state is None else state.step,
+    )

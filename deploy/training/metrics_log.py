@@ -1,51 +1,44 @@
-"""Where a run's numbers go: JSON Lines, TensorBoard, and Ray's metrics endpoint, all from one call."""
+"""metrics.jsonl: one line for each record of a run's numbers and each event, which sinks are given too."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...common.errors import DataError
 from ...common.metrics import CATALOGUE
 from ...common.types import Dropped
+from .sinks import MetricsSink
 
-if TYPE_CHECKING:
-    from ray.util.metrics import Gauge
+FILE = "metrics.jsonl"
 
 
-class Recorder:
-    """Keeps the numbers of one run folder."""
+class MetricsLog:
+    """Keeps the numbers of one run directory, and hands them on to sinks."""
 
-    def __init__(self, folder: Path, run: str, after: int | None = None):
-        """Add to what is in `folder`; curves of a resumed run go on `after` its checkpoint's step."""
-        # Here and in _gauge, so that who only reads metrics waits for neither torch nor Ray.
-        from torch.utils.tensorboard.writer import SummaryWriter
-
+    def __init__(self, folder: Path, sinks: Sequence[MetricsSink] = ()):
+        """Adds to what is in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=None if after is None else after + 1
-        )
-        self._gauges: dict[str, Gauge] = {}
-        self._run = run
+        self._file = (folder / FILE).open("a", encoding="utf-8")
+        self._sinks = list(sinks)
 
     def record(self, step: int, values: Mapping[str, float], **stamps: Any) -> None:
-        """Keep the values of an optimiser step; names are those of the catalogue."""
-        line = {"at": round(time.time(), 3), "step": step, **stamps, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-            self._gauge(name).set(value)
+        """Keep the values of an optimiser step. A name that is not in the catalogue is a KeyError."""
+        for name in values:
+            CATALOGUE[name]
+        self._write({"at": _now(), "step": step, **stamps, **values})
+        for sink in self._sinks:
+            sink.record(step, values)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Keep something that happened: a drop, a warning, a lost actor."""
-        self._file.write(json.dumps({"at": round(time.time(), 3), "event": kind, **facts}) + "\n")
-        self._file.flush()
+        self._write({"at": _now(), "event": kind, **facts})
+        for sink in self._sinks:
+            sink.event(kind, facts)
 
     def dropped(self, drop: Dropped) -> None:
         """Keep what was dropped, and why."""
@@ -54,26 +47,26 @@ class Recorder:
     def close(self) -> None:
         """Write out what is left."""
         self._file.close()
-        self._board.close()
+        for sink in self._sinks:
+            sink.close()
 
-    def _gauge(self, name: str) -> Gauge:
-        from ray.util.metrics import Gauge
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
 
-        if name not in self._gauges:
-            gauge = Gauge("minillm_" + name.replace("/", "_"), CATALOGUE[name], tag_keys=("run",))
-            gauge.set_default_tags({"run": self._run})
-            self._gauges[name] = gauge
-        return self._gauges[name]
+
+def _now() -> float:
+    return round(time.time(), 3)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Every line of a run's metrics, oldest first, events left out. Raises DataError at a damaged line."""
-    return [row for _, row in _lines(folder / "metrics.jsonl") if "event" not in row]
+    return [row for _, row in _lines(folder / FILE) if "event" not in row]
 
 
 def drop_after(folder: Path, step: int) -> None:
     """Drop lines of steps after `step`: a resumed run writes them anew."""
-    path = folder / "metrics.jsonl"
+    path = folder / FILE
     if not path.exists():
         return
     kept = [line for line, row in _lines(path) if row.get("step", 0) <= step]

@@ -15,7 +15,7 @@ from ..models.model_card import write_card
 from ..runtime.pool import Chunk
 from ..runtime.workers import WorkerGroup
 from .measurement import Measurement
-from .metrics_log import Recorder
+from .metrics_log import MetricsLog
 from .run_dir import RunFolder, State
 
 NUM_EXAMPLES = 3
@@ -39,10 +39,10 @@ class Validator:
 
     def __init__(
         self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunFolder,
-        recorder: Recorder, progress: Progress, state: State,
+        metrics_log: MetricsLog, progress: Progress, state: State,
     ):  # fmt: skip
         self._config, self._streams, self._workers = config, streams, workers
-        self._folder, self._recorder, self._progress, self._state = folder, recorder, progress, state
+        self._folder, self._metrics_log, self._progress, self._state = folder, metrics_log, progress, state
         self.measured_at = -1
         """Optimiser steps behind the student that was measured last."""
         self.values: dict[str, float] = {}
@@ -60,7 +60,7 @@ class Validator:
             samples=num_generations,
             seed=seed_of(config.seed, "measure", seed),
         )
-        counter = AnswerCounter(self._progress, len(prompts) * num_generations, self._recorder.dropped)
+        counter = AnswerCounter(self._progress, len(prompts) * num_generations, self._metrics_log.dropped)
         chunks = self._workers.generate(prompts, spec, counter)
         scores = self._workers.text_scores(prompts, chunks)
         examples = [text for *_, text in self._workers.read(chunks[0], NUM_EXAMPLES)]
@@ -100,7 +100,7 @@ class Validator:
             values = self.measure(self._streams.validation, num_generations=count).values()
         else:
             return {}
-        self._recorder.record(state.step, values, version=state.version)
+        self._metrics_log.record(state.step, values, version=state.version)
         self.values |= values
         name, sign = self._criterion(values)
         if state.best_value is None or sign * values[name] > sign * state.best_value:

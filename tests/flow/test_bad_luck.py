@@ -69,7 +69,7 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     run = folder / "run"
     train(tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "max_steps": 2}))
     settings = run / "config.yaml"
-    settings.write_text(settings.read_text().replace("steps: 2", "steps: 4"))
+    settings.write_text(settings.read_text().replace("max_steps: 2", "max_steps: 4"))
     poison(teacher, "d")
     with pytest.raises(NonFiniteLoss) as complaint:
         resume(run)
@@ -79,7 +79,7 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     return Stopped(run, str(complaint.value), kept)
 
 
-STEPS = {"ranks": 2, "batch_size": 8, "micro_batch": 2, "num_iterations": 2, "optimizer": {"lr": 1e-3}}
+STEPS = {"world_size": 2, "batch_size": 8, "micro_batch_size": 2, "num_iterations": 2, "optimizer": {"lr": 1e-3}}
 
 
 def poison(model: Path, letters: str) -> None:

@@ -29,7 +29,7 @@ def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all
         "data": {"train": {"path": "${output_dir}/answers/answers.jsonl"}},
         "rollout": {"max_new_tokens": 48, "num_generations": 1},
     }
-    chain = {"out": str(tmp_path / "chain"), "base": base}
+    chain = {"output_dir": str(tmp_path / "chain"), "base": base}
     chain["phases"] = {"answers": {"do": "generate", "keep_cut": True}, "seqkd": learned}
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
     before = [
@@ -83,10 +83,10 @@ def test_fine_tuning_distillation_and_evaluation_run_from_one_file(
             "data": [{"path": str(questions), "limit": 6}],
             "metrics": ["rouge_l", "reverse_kl"],
             "engine": {"num_engines": 2, "chunk": 3},
-            "seeds": 1,
+            "num_seeds": 1,
         },
     }
-    chain = {"out": str(tmp_path / "chain"), "base": base, "phases": phases}
+    chain = {"output_dir": str(tmp_path / "chain"), "base": base, "phases": phases}
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
 
     *_, evaluated = run_chain(load_chain(tmp_path / "chain.yaml"))

@@ -60,7 +60,7 @@ def settings(
 ) -> Any:
     flags = {
         "models": [str(m) for m in models], "teacher": str(teacher or models[0]),
-        "data": [str(d) for d in data], "out": out,
+        "data": [str(d) for d in data], "output_dir": out,
     }  # fmt: skip
     return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "num_seeds=2", *more], flags)
 

@@ -16,7 +16,8 @@ from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.pipeline import phases
 from minillm_ray.deploy.pipeline import runner as module
 from minillm_ray.deploy.pipeline.chain import Chain, is_chain, load_chain
-from minillm_ray.deploy.pipeline.runner import check_chain, resume_any, run_chain
+from minillm_ray.deploy.pipeline.resume import resume_any
+from minillm_ray.deploy.pipeline.runner import check_chain, run_chain
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import write_questions
 from rich.console import Console
