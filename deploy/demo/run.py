@@ -23,6 +23,7 @@ from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
 from .. import demo as data
 from ..config.loader import load_run
+from ..preflight.check import check_run
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
 from ..training.driver import Result

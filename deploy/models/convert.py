@@ -102,6 +102,5 @@ def cut_model(source: Path | str, layers: int, out: Path) -> Path:
 
 def _refuse_full(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            Fault("OUT", out, "exists already", "name a new folder"), source="the folder to write"
-        )
+        fault = Fault("OUT", out, "exists already", "name a new folder")
+        raise ConfigError(fault, source="the folder to write")

@@ -50,9 +50,7 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
         "learner.batch_size": config.learner.batch_size,
         "learner.num_iterations": config.num_iterations,
         "learner.optimizer.lr": config.learner.optimizer.lr,
-        "training data": " and ".join(
-            _public(part.path) for part in (config.data.train, config.text) if part
-        ),
+        "training data": " and ".join(_public(p.path) for p in (config.data.train, config.text) if p),
         "seed": config.seed,
     }
     text = _TEMPLATE.format(

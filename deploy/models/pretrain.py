@@ -1,7 +1,7 @@
-"""A small model from plain text only: a tokenizer, a LLaMA with random weights, then an ordinary run on the text.
+"""A small model from plain text only: a tokenizer, a LLaMA with random weights, then an ordinary run.
 
-For studies on CPUs: `minillm pretrain-tiny`. A teacher and a student must share a tokenizer: the second is made
-with the folder of the first.
+For studies on CPUs: `minillm pretrain-tiny`. A teacher and a student must share a tokenizer: the second is
+made with the folder of the first.
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ def _check(phase: Phase, stand_ins: Mapping[str, ModelConfig]) -> Checked:
         name = key.removesuffix(".path")
         if name in ("student", "teacher") or name.startswith("models["):
             if path not in stand_ins:
-                way_out = "name best or last of a phase that trains"
-                raise ConfigError(Fault(key, path, "is made by an earlier phase, but is not a model", way_out))
+                reason = "is made by an earlier phase, but is not a model"
+                raise ConfigError(Fault(key, path, reason, "name best or last of a phase that trains"))
             models[name] = stand_ins[path]
         else:
             later.add(name.removeprefix("data."))
