@@ -40,8 +40,8 @@ def room_faults(name: str, facts: ModelFacts, max_prompt: Limit, max_answer: Lim
         Fault(
             max_prompt.key,
             max_prompt.value,
-            f"leaves no room for an answer of {max_answer.value} tokens in the {context} positions of {name}"
-            f" ({facts.path})",
+            f"leaves no room for an answer of {max_answer.value} tokens in the {context} positions of"
+            f" {name}.path = {facts.path}",
             way_out,
             also=(max_answer.key, f"{name}.path"),
         )
@@ -56,7 +56,7 @@ def text_faults(name: str, facts: ModelFacts, text: TextConfig) -> list[Fault]:
         Fault(
             "text.block_tokens",
             text.block_tokens,
-            f"is more than the {facts.context} positions of {name} ({facts.path})",
+            f"is more than the {facts.context} positions of {name}.path = {facts.path}",
             f"try {facts.context}",
             also=(f"{name}.path",),
         )
