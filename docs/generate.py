@@ -23,11 +23,12 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "actors", "learner", "deploy")
 EXPORTS = {
-    "Settings": ("RunConfig", "EvalConfig"),
-    "Training": ("train", "sft", "resume", "STOP"),
+    "Training": ("train", "sft", "resume"),
+    "Callbacks": ("Callback", "TrainState", "STOP"),
     "Everything else": ("generate", "evaluate", "compare", "check"),
+    "Settings": ("RunConfig", "EvalConfig"),
 }
-"""What `import minillm_ray` offers, in the order of the page."""
+"""What `import minillm_ray` offers, in the order of the page; what is not named comes last."""
 _sources: list[Path] = []
 
 
@@ -92,7 +93,7 @@ def from_root(name: str) -> str:
 
 def run_settings() -> str:
     """Every setting of a run file."""
-    from minillm_ray.common.config import RunConfig
+    from minillm_ray import RunConfig
 
     return "\n".join(
         [
@@ -108,7 +109,7 @@ def run_settings() -> str:
 
 def eval_settings() -> str:
     """Every setting of an evaluation file."""
-    from minillm_ray.common.config import EvalConfig
+    from minillm_ray import EvalConfig
 
     return "\n".join(
         [
@@ -213,8 +214,9 @@ def metrics() -> str:
         "# Metrics",
         "",
         "Written from the code. Each name is `part/quantity`. They are in `metrics.jsonl` and TensorBoard"
-        " under these names, and at Ray's metrics endpoint as `ray_minillm_part_quantity`. A metric travels"
-        " between processes as (total, count), so a mean over ranks or actors is exact.",
+        " under these names, and at Ray's metrics endpoint as `ray_minillm_part_quantity`; other places are"
+        " [sinks](../extend/metrics-sink.md). A metric travels between processes as (total, count), so a mean"
+        " over ranks or actors is exact.",
         "",
         "What to look at first: [Diagnose a run](../guides/diagnose.md).",
     ]
@@ -287,51 +289,47 @@ def paragraphs(text: str) -> str:
 
 def python_face() -> str:
     """The objects that `import minillm_ray` offers, documented by mkdocstrings from their docstrings."""
+    import minillm_ray
+
+    named = {name for names in EXPORTS.values() for name in names}
+    rest = tuple(name for name in minillm_ray.__all__ if name not in named)
     lines = [
         "# Python",
         "",
         "`import minillm_ray` takes as long as an empty Python: each name below is loaded at its first use.",
     ]
-    for title, names in EXPORTS.items():
+    for title, names in (EXPORTS | ({"More": rest} if rest else {})).items():
         lines += ["", f"## {title}"]
         for name in names:
-            lines += ["", f"::: {definition_of(name)}", "    options:"]
-            lines += ["      members: false" if title == "Settings" else "      show_bases: false"]
+            lines += ["", f"::: {definition_of(ROOT / '__init__.py', name)}"]
+            if title == "Settings":
+                page = {"RunConfig": "settings", "EvalConfig": "eval-settings"}[name]
+                lines += ["    options:", "      members: false", "", f"[All settings]({page}.md)."]
     return "\n".join([*lines, ""])
 
 
-def definition_of(name: str) -> str:
-    """The dotted path of the module-level object that the package exports as `name`.
+def definition_of(file: Path, name: str) -> str:
+    """The dotted path of what the module `file` calls `name`: defined in it, or imported from one of ours.
 
-    It is defined in the module of the Python face, or imported there, or is the only one of its name.
+    Read off the source text, so nothing is imported for it.
     """
-    api = ROOT / "deploy" / "api.py"
-    tree = ast.parse(api.read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     if defines(tree, name):
-        return f"minillm_ray.deploy.api.{name}"
+        dotted = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        return f"minillm_ray.{dotted}.{name}"
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return found_below(imported_from(api, node), alias.name)
-    return found_below(ROOT / "common", name)
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        for alias in node.names:
+            if (alias.asname or alias.name) == name:
+                return definition_of(imported_from(file, node), alias.name)
+    raise LookupError(f"{name} is exported, and {file.relative_to(ROOT)} neither defines nor imports it")
 
 
 def imported_from(file: Path, node: ast.ImportFrom) -> Path:
-    """The file or folder that a relative import in `file` names."""
-    folder = file.parents[node.level - 1]
-    return folder.joinpath(*(node.module or "").split("."))
-
-
-def found_below(place: Path, name: str) -> str:
-    """The dotted path of `name`, defined in the module or package at `place`."""
-    module = place.with_suffix(".py")
-    files = [module] if module.is_file() else sorted(place.rglob("*.py"))
-    for file in files:
-        if defines(ast.parse(file.read_text(encoding="utf-8")), name):
-            dotted = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            return f"minillm_ray.{dotted}.{name}"
-    raise LookupError(f"{name} is exported, and no module below {place.relative_to(ROOT)} defines it")
+    """The module that a relative import in `file` names."""
+    place = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def defines(tree: ast.Module, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The pilot's results as Markdown tables, for docs/study.md.
+"""The pilot's results as Markdown tables, for docs/development/lab-notes/pilot.md.
 
 python -m minillm_ray.benchmarks.pilot.tables PILOT.json
 """

@@ -10,7 +10,7 @@ from minillm_ray.tests.actors import packed
 from minillm_ray.tests.actors.engines import Pair, nudge, publish, reference, reference_logits, some_prompts
 from minillm_ray.tests.tiny_models import tiny_model
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 MIXED = SamplingSpec(max_tokens=16, teacher_mix=0.3, samples=2, temperature=0.8)
 ALONE = SamplingSpec(max_tokens=16, samples=2)

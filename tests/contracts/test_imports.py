@@ -90,7 +90,7 @@ def test_no_folder_holds_more_modules_than_one_can_take_in():
 
 
 def test_the_map_names_every_folder():
-    written = (ROOT / "docs/architecture.md").read_text()
+    written = (ROOT / "docs/concepts/architecture.md").read_text()
     folders = {path.rpartition("/")[0] for path in FILES}
     assert {folder for folder in folders if f"`{folder}/`" not in written} == set()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from minillm_ray.tests.needs import lacking
 
 # Written so that this file does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:wor" r"k|roo" r"t|hom" r"e/\w+|Use" r"rs/\w+)/[\w.]")
@@ -64,6 +66,22 @@ def test_scripts_can_be_run(repo: Path):
         path = repo / script
         assert path.stat().st_mode & 0o111, f"{script} is not executable"
         subprocess.run(["bash", "-n", str(path)], check=True, timeout=60)
+
+
+def test_scripts_have_no_fault_that_shellcheck_knows(repo: Path):
+    if shutil.which("shellcheck") is None:
+        lacking("shellcheck", "this machine has no shellcheck; apt-get install shellcheck")
+    scripts = [str(repo / script) for script in (".ci/run", ".ci/setup.sh")]
+    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("named", "outcome"), [("", "Skipped"), ("x,shellcheck", "Failed")])
+def test_what_is_required_by_name_is_no_reason_to_skip(named: str, outcome: str, monkeypatch):
+    monkeypatch.setenv("MINILLM_REQUIRE", named)
+    with pytest.raises(BaseException, match="no shellcheck") as ended:
+        lacking("shellcheck", "no shellcheck")
+    assert type(ended.value).__name__ == outcome
 
 
 def test_every_data_file_in_the_shipped_folders_is_meant_to_ship(repo: Path):

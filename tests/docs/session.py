@@ -48,7 +48,7 @@ def prepare(folder: Path, repo: Path, models: Path | None = None) -> None:
 
 
 def run_blocks(blocks: Sequence[Fence], folder: Path, repo: Path) -> None:
-    """Execute blocks: YAML is checked and written under its name, commands and Python are run.
+    """Execute blocks: YAML is checked, commands and Python are run, and what has a name is written under it.
 
     Raises AssertionError at the first block that fails, with the place it stands at and what it said.
     """
@@ -56,6 +56,8 @@ def run_blocks(blocks: Sequence[Fence], folder: Path, repo: Path) -> None:
         if block.language == "yaml":
             check_settings(block, folder)
         elif block.language == "python":
+            if block.name:
+                (folder / block.name).write_text(block.text, encoding="utf-8")
             _run([sys.executable, "-c", block.text], block, folder, repo)
         else:
             _run(["bash", "-euo", "pipefail", "-c", block.text], block, folder, repo)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minillm_ray.common.config import EvalConfig, RunConfig
+from minillm_ray import EvalConfig, RunConfig
 from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.tests.docs.fences import documents
 from pydantic import BaseModel

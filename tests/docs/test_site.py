@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from minillm_ray.common.config import EvalConfig, RunConfig
+from minillm_ray import EvalConfig, RunConfig
 from minillm_ray.common.metrics import CATALOGUE
 
 GENERATED = {
@@ -21,11 +21,6 @@ GENERATED = {
     *("development/contributing.md", "development/changelog.md"),
 }
 """Pages that docs/generate.py writes."""
-PUBLIC = [
-    *("RunConfig", "EvalConfig", "STOP"),
-    *("train", "sft", "resume", "generate", "evaluate", "compare", "check"),
-]
-"""What `import minillm_ray` offers."""
 
 
 @pytest.fixture(scope="module")

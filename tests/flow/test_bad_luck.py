@@ -24,7 +24,7 @@ from minillm_ray.tests.tiny_runs import tiny_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,13 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     return Stopped(run, str(complaint.value), kept)
 
 
-STEPS = {"world_size": 2, "batch_size": 8, "micro_batch_size": 2, "num_iterations": 2, "optimizer": {"lr": 1e-3}}
+STEPS = {
+    "world_size": 2,
+    "batch_size": 8,
+    "micro_batch_size": 2,
+    "num_iterations": 2,
+    "optimizer": {"lr": 1e-3},
+}
 
 
 def poison(model: Path, letters: str) -> None:

@@ -10,7 +10,7 @@ from minillm_ray.deploy.pipeline.chain import load_chain
 from minillm_ray.deploy.pipeline.runner import run_chain
 from minillm_ray.tests.tiny_runs import tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
 def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all(

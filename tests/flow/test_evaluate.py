@@ -241,10 +241,10 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
 
 
 def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, data, monkeypatch):
-    def nobody(*_: Any, **__: Any) -> Callable:
+    def must_not_start(*_: Any, **__: Any) -> Callable:
         raise AssertionError("an actor was started")
 
-    monkeypatch.setattr("minillm_ray.deploy.evaluation.runner.start_eval_workers", nobody)
+    monkeypatch.setattr("minillm_ray.deploy.evaluation.runner.start_eval_workers", must_not_start)
     again = evaluate(settings(found.models, data, found.folder))
     assert json.loads(found.read["results.json"]) == again.rows
     fewer = evaluate(settings(found.models, data, found.folder, "metrics=[rouge_l]"))

@@ -9,7 +9,7 @@ from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from minillm_ray.deploy.config.loader import save_resolved
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(420), pytest.mark.slow]
 BIN = Path(sys.executable).parent
 TOKEN = "a" * 64
 

@@ -173,7 +173,7 @@ def test_sampled_answers_are_for_objectives_that_can_have_them():
     assert ObjectiveConfig().share_sampled == 1
     assert settings("jsd").share_sampled == 0
     assert settings("jsd", sampled_share=0.5).share_sampled == 0.5
-    for kind, fraction in (("lm", 0.5), ("minillm", 0.5)):
+    for kind, fraction in (("sft", 0.5), ("minillm", 0.5)):
         (fault,) = ObjectiveConfig.model_validate({"kind": kind, "sampled_share": fraction}).faults()
         assert "objective.sampled_share" in fault
     with pytest.raises(ConfigError):

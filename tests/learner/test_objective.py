@@ -35,7 +35,7 @@ KINDS = {
     "per_decision": PER_DECISION,
     "capped": changed(PAPER, clip_centre="student_at_sampling", importance_cap=1.1),
     "no_weights": changed(PAPER, importance_weight="none", single_step_weight="none"),
-    "lm": ObjectiveConfig(kind="sft"),
+    "sft": ObjectiveConfig(kind="sft"),
     "forward_kl": ObjectiveConfig(kind="kd"),
 }
 
@@ -71,7 +71,7 @@ def test_settings_that_contradict_are_refused_with_a_way_out(changes: dict, word
 def test_only_losses_that_read_a_divergence_ask_for_one():
     assert answer_divergence(PAPER) is REVERSE_KL
     assert answer_divergence(changed(PAPER, single_step=False)) is None
-    assert answer_divergence(KINDS["lm"]) is None
+    assert answer_divergence(KINDS["sft"]) is None
     kd = answer_divergence(KINDS["forward_kl"])
     assert kd is not None
     assert kd.name == "forward_kl"

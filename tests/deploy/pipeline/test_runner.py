@@ -226,6 +226,29 @@ def test_the_folder_of_a_chain_is_all_that_is_needed_to_go_on(here, ran, tmp_pat
     assert kept["minillm"]["settings"]["learner"]["max_steps"] == 9
 
 
+def test_a_plan_made_before_the_chain_is_used_unless_something_was_pending(here, monkeypatch):
+    plans = {}
+
+    def run(config, console, plan):
+        plans[config.output_dir.name] = plan
+        config.output_dir.mkdir(parents=True)
+
+    kinds = {name: replace(kind, run=run, report=str) for name, kind in phases.KINDS.items()}
+    monkeypatch.setattr(chain_module, "KINDS", kinds)
+    monkeypatch.setattr(module, "cluster", lambda settings: nullcontext(""))
+    run_chain(load(here, "phases.eval.models=[student]"), Console())
+    assert {name: type(plan).__name__ for name, plan in plans.items()} == {
+        "sft": "Plan", "answers": "GeneratePlan", "seqkd": "NoneType", "minillm": "NoneType", "eval": "list"
+    }  # fmt: skip
+    assert len(plans["sft"].data.answers) == 20
+
+
+def test_a_file_that_an_earlier_phase_makes_is_not_taken_for_a_model(here):
+    (found,) = faults(here, "phases.minillm.student.path=${output_dir}/answers/answers.jsonl")
+    assert found.startswith("phases.minillm: student.path = ")
+    assert "is made by an earlier phase, but is not a model" in found
+
+
 def test_what_is_no_chain_is_not_taken_for_one(here):
     (here / "run.yaml").write_text("student: {path: a}\n")
     assert [is_chain(here / name) for name in ("chain.yaml", "run.yaml", "none.yaml")] == [True, False, False]
