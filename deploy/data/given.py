@@ -63,8 +63,8 @@ def _table(rows: Any, split: str) -> pa.Table:
         )
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            reason = f", row {number}, is a {type(row).__name__}"
-            raise DataError(Fault(key, ABSENT, reason, "every row is a mapping"))
+            reason = f": row {number} is a {type(row).__name__}"
+            raise DataError(Fault(key, ABSENT, reason, "give a mapping for every row"))
     if not rows:
         raise DataError(Fault(key, ABSENT, "has no rows", "give at least one"))
     names = list(dict.fromkeys(str(name) for row in rows for name in row))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SOURCE = "this evaluation"
+Inspected = tuple["ModelFacts | None", "PreTrainedTokenizerBase | None"]
+NOTHING: Inspected = (None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,9 +44,8 @@ def check_eval(config: EvalConfig) -> list[Candidate]:
     if faults := config.faults():
         found.append(ConfigError(*faults, source=SOURCE))
     compares = [config.compares(model) for model in config.models]
-    teacher = theirs = None
-    if config.teacher is not None and any(compares):
-        teacher, theirs = inspect_model(config.teacher, "teacher", found)
+    inspect = _Inspector(found)
+    teacher = inspect(config.teacher, "teacher") if config.teacher is not None and any(compares) else NOTHING
     sources = [
         collect_error(found, read_eval_rows, data, name)
         for data, name in zip(config.data, config.data_names(), strict=True)
@@ -52,11 +53,26 @@ def check_eval(config: EvalConfig) -> list[Candidate]:
     read = [source for source in sources if source is not None]
     candidates = []
     for model, name, compared in zip(config.models, config.model_names(), compares, strict=True):
-        with_teacher = (teacher, theirs) if compared else (None, None)
-        candidates.append(_candidate(config, model, name, compared, *with_teacher, read, found))
+        inspected = inspect(model, f"models[{name}]")
+        with_teacher = teacher if compared else NOTHING
+        candidates.append(_candidate(config, model, name, compared, inspected, with_teacher, read, found))
     if found:
         raise merge_errors(found, SOURCE)
     return [candidate for candidate in candidates if candidate is not None]
+
+
+class _Inspector:
+    """Inspects each model once, though it may be both teacher and among the models."""
+
+    def __init__(self, found: list[InputError]):
+        self._found = found
+        self._known: dict[tuple[str, str | None], Inspected] = {}
+
+    def __call__(self, model: EvalModel, key: str) -> Inspected:
+        which = model.path, model.revision
+        if which not in self._known:
+            self._known[which] = inspect_model(model, key, self._found)
+        return self._known[which]
 
 
 def _candidate(
@@ -64,14 +80,14 @@ def _candidate(
     model: EvalModel,
     name: str,
     compares: bool,
-    teacher: ModelFacts | None,
-    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    inspected: Inspected,
+    with_teacher: Inspected,
     sources: Sequence[EvalRows],
     found: list[InputError],
 ) -> Candidate | None:
     """One model with its tasks; what is wrong goes into `found`."""
     key = f"models[{name}]"
-    facts, tokenizer = inspect_model(model, key, found)
+    (facts, tokenizer), (teacher, teacher_tokenizer) = inspected, with_teacher
     if facts is None or tokenizer is None:
         return None
     vocabulary = collect_error(

@@ -32,7 +32,7 @@ class Played:
             raise WorkerDied("rollout-0 died")
         self._part.answers = [
             AnswerFigures(
-                prompt_id=id, seed=10, rouge_l=50.0, exact_match=0.0, accuracy=None, tokens=3, finished=True,
+                prompt_id=id, sample=0, seed=10, rouge_l=50.0, exact_match=0.0, accuracy=None, tokens=3, finished=True,
                 repeated_grams=0.0, grams=2.0,
             )
             for id in self._ids
@@ -102,7 +102,7 @@ def test_engines_may_be_more_or_fewer_than_before(played, tmp_path, model):
     evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.num_engines=2", "engine.chunk=7"))
 
 
-def test_everything_that_is_wrong_with_models_and_data_is_told_at_once_by_the_evaluation_s_names(
+def test_all_that_is_wrong_with_models_and_data_is_told_at_once_by_the_evaluation_s_names(
     tmp_path, model
 ):
     config = settings(tmp_path, model, ["fine"], "engine.kv_cache_gib=1e-5", "template=chat")
@@ -121,7 +121,7 @@ def test_what_is_left_out_is_told_by_the_evaluation_s_settings(tmp_path, model):
     (candidate,) = check_eval(settings(tmp_path, model, ["fine"], "max_reference_tokens=8"))
     (task,) = candidate.tasks
     assert [(drop.prompt_id, drop.reason, drop.detail) for drop in task.dropped] == [
-        ("asked/2", "prompt_too_long", "94 tokens > max_prompt_tokens = 64"),
+        ("asked/2", "prompt_too_long", "96 tokens > max_prompt_tokens = 64"),
         ("asked/1", "reference_too_long", "21 tokens > max_reference_tokens = 8"),
     ]
     assert [passage.prompt_id for passage in task.given] == ["asked/0"]

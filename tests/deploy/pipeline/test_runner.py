@@ -244,9 +244,9 @@ def test_a_plan_made_before_the_chain_is_used_unless_something_was_pending(here,
 
 
 def test_a_file_that_an_earlier_phase_makes_is_not_taken_for_a_model(here):
-    (found,) = faults(here, "phases.minillm.student.path=${output_dir}/answers/answers.jsonl")
-    assert found.startswith("phases.minillm: student.path = ")
-    assert "is made by an earlier phase, but is not a model" in found
+    found = faults(here, "phases.minillm.student.path=${output_dir}/answers/answers.jsonl")
+    assert found[0].startswith("phases.minillm: student.path = ")
+    assert "is made by an earlier phase, but is not a model" in found[0]
 
 
 def test_what_is_no_chain_is_not_taken_for_one(here):

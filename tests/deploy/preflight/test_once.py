@@ -170,8 +170,7 @@ def test_an_evaluation_reads_every_file_once_and_tokenises_it_once_for_each_mode
         },
     )
     evaluation.evaluate(config, Console(quiet=True))
-    # The teacher is looked at as itself and as a model to evaluate.
-    assert counts.models == counts.tokenizers == {"student": 1, "teacher": 2}
+    assert counts.models == counts.tokenizers == {"student": 1, "teacher": 1}
     assert counts.files == dict.fromkeys(NAMES, 1)
     assert counts.of_data() == {2}  # by each of two models
     assert sum(counts.texts.values()) == 2 + 2 * 6 * 8
