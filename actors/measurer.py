@@ -111,7 +111,9 @@ class Measurer:
         for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
             read = PackedBatch([passages[i] for i in indices], max_packed_len=self._max_packed_len)
             found |= dict(zip(indices, self._measure_batch(read, compare), strict=True))
-        return [found[i] for i in range(len(passages))], BatchSummary.of(passages, seconds=time.perf_counter() - start)
+        return [found[i] for i in range(len(passages))], BatchSummary.of(
+            passages, seconds=time.perf_counter() - start
+        )
 
     @torch.inference_mode()
     def choose(
@@ -194,4 +196,3 @@ def _rows(values: Tensor | None, ends: np.ndarray, count: int) -> list[Floats] |
         return [None] * count
     # Copies: a slice would keep the whole batch alive, and travel with it.
     return [part.copy() for part in np.split(values.float().cpu().numpy(), ends)]
-

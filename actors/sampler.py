@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.errors import ModelError
-from ..common.metrics import Metrics
 from ..common.types import (
     BatchSummary,
     Dropped,
@@ -54,7 +53,7 @@ class Generates(Protocol):
         ...
 
     def load(self, manifest: WeightManifest, received: Sequence[Received]) -> None:
-        """Take on newer student weights: what came of each bucket of the manifest."""
+        """Load newer student weights: what was received of each bucket of the manifest."""
         ...
 
 
@@ -86,10 +85,10 @@ class Sampler:
         given: list[Rollout] | list[Scored] = rollouts
         if spec.states is not None:
             assert spec.temperature == 1, (
-                "log p at the sampling temperature stands for both of a scored answer"
+                "a scored answer has log p at temperature 1, which must be the sampling temperature"
             )
             given = [_scored(rollout, one, spec.states) for rollout, one in zip(rollouts, drawn, strict=True)]
-        return given, _summary(rollouts, dropped, time.perf_counter() - start)
+        return given, BatchSummary.of(rollouts, seconds=time.perf_counter() - start, dropped=dropped)
 
     def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
         """Fetch buckets of weights to come while those behind them are being published."""
@@ -97,7 +96,7 @@ class Sampler:
             self._prefetcher.prefetch(version, refs)
 
     def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
-        """Take on newer weights; their version, and the seconds it took.
+        """Load newer weights; their version, and the seconds it took.
 
         Raises ModelError if they are not newer than those held: an actor never goes back.
         """
@@ -157,25 +156,3 @@ def _scored(rollout: Rollout, drawn: Drawn, dtype: str) -> Scored:
 def sample_numbers(prompt: Prompt, spec: SamplingSpec) -> range:
     """Which answers to the prompt a spec asks for."""
     return range(prompt.first_sample, prompt.first_sample + spec.samples)
-
-
-def _metrics(rollouts: list[Rollout], num_dropped: int, seconds: float) -> Metrics:
-    """Those of the catalogue that add up over batches; quantiles and set-wide counts do not."""
-    metrics: Metrics = {"rollout/dropped": (float(num_dropped), 1.0)}
-    if not rollouts:
-        return metrics
-    answers = float(len(rollouts))
-    log_q = np.concatenate([rollout.student_logprobs for rollout in rollouts]).astype(np.float64)
-    behaviour = np.concatenate([rollout.behaviour_logprobs for rollout in rollouts])
-    tokens = float(len(log_q))
-    metrics |= {
-        "rollout/tokens_per_s": (tokens, seconds),
-        "rollout/answer_tokens": (tokens, answers),
-        "rollout/eos_rate": (float(sum(rollout.finish == "stop" for rollout in rollouts)), answers),
-        "rollout/weight_mean": (float(np.exp(log_q - behaviour).sum()), tokens),
-    }
-    teacher = [rollout.mixed_teacher_logprobs for rollout in rollouts]
-    log_p = [row for row in teacher if row is not None]
-    if len(log_p) == len(rollouts):
-        metrics["rollout/sampled_kl"] = (float((log_q - np.concatenate(log_p)).sum()), tokens)
-    return metrics

@@ -201,10 +201,11 @@ def load_model(path: str, revision: str | None, precision: Dtype, key: str) -> P
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, *, max_packed_len: int = 0) -> Iterator[list[int]]:
-    """Places of `lengths`, grouped so that a group takes at most batch_tokens slots.
+    """Indices of `lengths`, grouped so that a group takes at most batch_tokens slots.
 
-    Where passages share rows (none is longer than `max_packed_len`) they stay in their order, so that those to one
-    prompt meet, and a group takes their sum at most. Else the longest come first, count x longest slots each.
+    Where passages are packed (none is longer than `max_packed_len`) they stay in their order, so that those
+    to one prompt come together, and a group takes their sum at most. Else the longest come first, count x
+    longest slots each.
     """
     group: list[int] = []
     total = 0

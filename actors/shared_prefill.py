@@ -1,9 +1,9 @@
-"""Prompt tokens of one step that begin alike go through the networks once.
+"""Common prefixes of the prompts of one step go through the networks once.
 
 vLLM shares whole blocks of its cache among requests; the rest of a chat template, or of a prompt that has
-several answers, each request would compute again. A causal network makes the same of tokens before which
-all is the same, so here one row stands for them all. Only attention, which writes the keys and values of
-every request to the request's own blocks, sees a row for each.
+several answers, would be computed again by each request. A causal network gives the same states for tokens
+with the same prefix, so they are computed as one row here. Only attention, which writes the keys and values
+of every request to the request's own blocks, sees a row for each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Alike:
     """Which of N rows are the same, and are U."""
 
     first: Tensor
-    """[U]: the row that stands for each."""
+    """[U]: the row that is computed for each."""
     owners: Tensor
     """[N]: which of the U each row is."""
 

@@ -1,6 +1,6 @@
 """Answers as text: scored, and written to the files of a run, an evaluation or a generation. Knows no Ray.
 
-Answers come to it through the object store and only numbers go on to the driver.
+It gets answers through the object store and returns only numbers to the driver.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def prepare_environment(threads: int | None) -> None:
     and without compiling anything where there is no compiler.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # The sampler of ours stands on the first model runner; vLLM would pick the second by itself one day.
+    # Our sampler replaces that of the first model runner; vLLM may choose the second one by default.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_DO_NOT_TRACK"] = "1"
@@ -62,8 +62,8 @@ def prepare_environment(threads: int | None) -> None:
 class VllmEngine:
     """A student, mixed with a teacher if there is one, in one vLLM engine.
 
-    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot play its
-    part and ConfigError for settings that leave it no memory.
+    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot be used
+    here and ConfigError for settings with too little KV-cache memory.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class VllmEngine:
         self.model: TeacherMixedForCausalLM = runner.model
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
         runner.sampler = self._sampler
-        if settings.enforce_eager:  # a compiled network's layers cannot be handed other rows
+        if settings.enforce_eager:  # a compiled network's layers cannot be given other rows
             self.model.share_prefill(lambda: _requests(runner))
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         _close_idle_groups()
@@ -207,7 +207,8 @@ def _requests(runner: Any) -> Requests:
 def local_folder(model: ModelConfig) -> str:
     """The model's own folder, or the hub's files at `revision`, downloaded unless this machine has them.
 
-    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises ModelError.
+    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises
+    ModelError.
     """
     if Path(model.path).is_dir():
         return model.path
@@ -293,23 +294,23 @@ def _start(
     )
     try:
         with warnings.catch_warnings():
-            # vLLM looks through every module that is loaded, and old names in there complain.
+            # vLLM inspects every loaded module, and deprecated names in there warn.
             warnings.simplefilter("ignore", FutureWarning)
             return LLMEngine.from_engine_args(arguments)
     except ValueError as error:
         if "cache" not in str(error):
             raise
         raise ConfigError(
-            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens} tokens"
-            f" (or more than this machine has); vLLM says: {error}"
+            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
+            f" tokens (or more than this machine has); vLLM says: {error}"
         ) from error
 
 
 def _close_idle_groups() -> None:
     """Close the groups of processes that vLLM makes for every kind of parallelism, where each has one member.
 
-    A group of gloo keeps a thread that looks up a hundred times a second; a dozen of them take the cores from
-    whoever computes on this machine. vLLM asks none of a single member, and closing twice is allowed.
+    A gloo group keeps a thread that polls a hundred times a second; a dozen of them take the cores from the
+    other processes of this machine. vLLM never uses a group of one member, and closing twice is allowed.
     """
     from vllm.distributed import parallel_state
     from vllm.platforms import current_platform

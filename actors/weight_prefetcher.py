@@ -1,4 +1,4 @@
-"""Weights on their way into a rollout actor: fetched and checked on while others are put."""
+"""Weights on their way into a rollout actor: fetched and checksummed while others are still being put."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..common.types import WeightVersion
 from ..common.weights import Arrays, WeightManifest, checksum
 
 Fetch = Callable[[list[Any]], list[Arrays]]
-"""From buckets' references to what they hold, all at once: `ray.get`, or a look-up in a test."""
+"""From buckets' references to what they hold, all at once: `ray.get`, or a table in a test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Received:
-    """What came of a bucket: its arrays, and the checksum of what came."""
+    """What was received of a bucket: its arrays, and their checksum."""
 
     arrays: Arrays
     checksum: int
@@ -27,7 +27,7 @@ class Received:
 
 
 class WeightPrefetcher:
-    """The buckets of one version that have come; a manifest says later which of them count."""
+    """The buckets of one version received so far; a manifest says later which of them count."""
 
     def __init__(self, fetch: Fetch):
         self._fetch = fetch
@@ -35,13 +35,13 @@ class WeightPrefetcher:
         self._received: dict[Any, Received] = {}
 
     def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
-        """Fetch these buckets; those of another version, which came to nothing, are let go."""
+        """Fetch these buckets; those of another version, which was never loaded, are dropped."""
         if version != self._version:
             self._version, self._received = version, {}
         self._received |= self._fetched(refs)
 
     def take(self, manifest: WeightManifest) -> list[Received]:
-        """What came of each bucket, those fetched now of which nothing was heard; nothing is kept."""
+        """What was received of each bucket; those not prefetched are fetched now, and nothing is kept."""
         early, self._received = self._received, {}
         refs = [bucket.ref for bucket in manifest.buckets]
         received = early | self._fetched([ref for ref in refs if ref not in early])

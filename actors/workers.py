@@ -1,7 +1,7 @@
 """The Ray actors that run models forward and write text: thin shells around cores that know no Ray.
 
-Make one, call `ready` first and once, then its other methods. What is raised while an actor is made would come
-out as text, so that constructors only keep what they are given.
+Make one, call `ready` first and once, then its other methods. Constructors only keep what they are given,
+since Ray turns what is raised there into text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Worker:
     """What all of them share: a name, and facts about their process."""
 
     libraries: tuple[str, ...] = ()
-    """Whose versions are told."""
+    """Those whose versions are among the facts."""
 
     def __init__(self, name: str):
         self._name = name
@@ -58,7 +58,7 @@ class Worker:
 
 @ray.remote(max_restarts=0)  # a lost actor has lost its weights: the driver decides what that means
 class RolloutActor(Worker):
-    """Answers prompts by a `Sampler`. Call `generate` with `num_returns=2`: answers do not go to the driver."""
+    """Answers prompts by a `Sampler`. Call `generate` with `num_returns=2`: the driver gets no answers."""
 
     libraries = ("torch", "vllm")
 
@@ -117,7 +117,7 @@ class RolloutActor(Worker):
 
 @ray.remote(max_restarts=0)  # the driver decides what a lost actor means; others take over its work
 class TeacherActor(Worker):
-    """Scores by a `Scorer`. Call `score` with `num_returns=2`: hidden states do not go to the driver."""
+    """Scores by a `Scorer`. Call `score` with `num_returns=2`: the driver gets no hidden states."""
 
     libraries = ("torch", "transformers")
 

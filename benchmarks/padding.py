@@ -48,14 +48,14 @@ def _of_ranks(ranks: int) -> Values:
             Item(chunk=None, position=index, prompt_tokens=PROMPT, answer_tokens=int(length))
             for index, length in enumerate(lengths)
         ]
-        all_items = shard_batch(items, world_size=ranks, micro_batch_size=MICRO_BATCH)
-        for run in (run for rank_items in all_items for run in rank_items.micro_batches):
+        shards = shard_batch(items, world_size=ranks, micro_batch_size=MICRO_BATCH)
+        for run in (run for shard in shards for run in shard.micro_batches):
             packed = pack([passages[item.position] for item in run], max_packed_len=ANY_LENGTH)
             slots, used = slots + packed.ids.size, used + packed.used
             if packed.shared is not None:
                 gathered += sum(group.size for group in packed.shared.groups)
                 tokens += sum(map(len, packed.slots))
-        loads = [sum(lengths[index] + PROMPT for index in rank_items.order) for rank_items in all_items]
+        loads = [sum(lengths[index] + PROMPT for index in shard.order) for shard in shards]
         uneven.append(max(loads) / np.mean(loads))
     waste, of_attention = 1 - used / slots, 1 - tokens / gathered
     return {"waste": waste, "attention_waste": of_attention, "fullest_rank": float(np.mean(uneven))}

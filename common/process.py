@@ -16,12 +16,12 @@ from pathlib import Path
 STATUS = Path("/proc/self/status")
 OPENMP = {
     # Waiting OpenMP threads that spin take the cores from every other process on a shared machine: an engine
-    # of tiny models was 60 times slower beside three busy processes. Between two operations of a step, though,
+    # of tiny models was 60 times slower beside three busy processes. Between two operations of a step
     # sleeping and being woken costs more, so they spin for fractions of a millisecond (libgomp reads this).
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "5000",
 }
-"""Environment of every process that computes, read once, when OpenMP is loaded; what the user has set stays."""
+"""Environment of every process that computes, read when OpenMP is loaded; what the user has set stays."""
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def empty_folder(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:
-    """What a worker tells of its process once it is ready, for the log."""
+    """What there is to know of a worker's process once it is ready, for the log."""
 
     name: str
     pid: int
@@ -79,7 +79,7 @@ class ProcessFacts:
 
     @classmethod
     def gather(cls, name: str, *, node: str, start_s: float, libraries: Sequence[str] = ()) -> ProcessFacts:
-        """Of this process; torch is asked only if it was imported already."""
+        """Of this process; torch is asked only where it was imported already."""
         torch = sys.modules.get("torch")
         device = "cpu"
         if torch is not None and torch.cuda.is_available():
@@ -91,7 +91,8 @@ class ProcessFacts:
             device=device,
             threads=None if torch is None else torch.get_num_threads(),
             start_s=start_s,
-            versions={"python": sys.version.split()[0]} | {library: version(library) for library in libraries},
+            versions={"python": sys.version.split()[0]}
+            | {library: version(library) for library in libraries},
         )
 
 

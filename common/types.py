@@ -108,7 +108,7 @@ class Scored:
 
     passage: Passage
     teacher_logprobs: Floats | None
-    """[T] log p of the answer's tokens, at the objective's temperature; None where they were not asked for."""
+    """[T] log p of the answer's tokens, at the objective's temperature; None where not asked for."""
     plain_teacher_logprobs: Floats | None
     """[T] the same at temperature 1."""
     hidden: npt.NDArray[np.generic] | None  # [T, H] input of the teacher's output layer, or None

@@ -1,6 +1,6 @@
 """Scored answers to the tensors of one micro-batch.
 
-B = answers, R = rows that they lie in (B, or 1 that they share), L = slots of a row, T = longest answer,
+B = answers, R = rows that hold them (B, or 1 that they share), L = slots of a row, T = longest answer,
 N = answer tokens of all B, H = width of the teacher's hidden states. What is left of a row is padding, and
 masks come from lengths, never from token ids. Messages are read-only and shared with other processes: tensors
 are copies.
@@ -67,7 +67,7 @@ def batch_of(
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
 
-    Answers share rows if none is longer than `max_packed_len`: what `shared_rows.enable_packing` says of the model.
+    Answers share rows if none is longer than `max_packed_len`, which `enable_packing` gives for a model.
     """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:
@@ -76,7 +76,7 @@ def batch_of(
                 f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt tokens and"
                 f" {len(passage.answer_ids)} answer tokens; both need at least one to be learned from"
             )
-    # Nothing follows an answer's last token, so nobody reads it.
+    # Nothing follows an answer's last token, so it is no input.
     packed = pack(
         [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages], max_packed_len=max_packed_len
     )

@@ -1,7 +1,7 @@
-"""Checkpoints, with everything that a learner needs to resume; and the student alone, as a Hugging Face folder.
+"""Checkpoints, with all that a learner needs to resume; and the student alone, as a Hugging Face folder.
 
-Both are written to a folder beside their own and renamed when they are whole. A checkpoint holds a marker file
-that says so: a run that is killed while saving leaves the older checkpoint as it was.
+Both are written to a folder beside their own and renamed when they are whole. A checkpoint holds a marker
+file that says so: a run that is killed while saving leaves the older checkpoint as it was.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""DeepSpeed behind TrainEngine: the only door to it.
+"""DeepSpeed behind TrainEngine.
 
-What does not fit is undone or taken over. DeepSpeed averages gradients over ranks, while losses here are
+What does not fit is undone or replaced. DeepSpeed averages gradients over ranks, while losses here are
 divided by the whole step already. It counts micro-batches, while their number varies from step to step:
 `managed_gradient_accumulation: false` makes `step` the boundary, at every ZeRO stage. At stage 0 it steps
 whatever the gradient is, so the norm is taken and clipped in a hook of the optimiser instead.
@@ -44,10 +44,10 @@ TAG = "state"
 def join(
     rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None = None
 ) -> torch.device:
-    """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo.
+    """Connect to the other ranks; the device to compute on. NCCL where this process has a GPU, else gloo.
 
-    `listen_socket` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
-    was only looked up would be free for anyone until rank 0 has imported torch.
+    `listen_socket`, on rank 0 alone, is the socket that listens at `address` and `port`. A port that was only
+    looked up could be taken by anyone until rank 0 has imported torch.
     """
     has_gpu = torch.cuda.is_available()
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
@@ -116,7 +116,7 @@ class DeepSpeedEngine:
         self.stage = learner.effective_zero_stage
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
-        if self.stage == 0:  # ZeRO lays them out by itself
+        if self.stage == 0:  # ZeRO has a layout of its own
             _pack_shared(self.student)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
@@ -138,7 +138,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         if self.stage == 0 and dist.get_world_size() == 1:
-            # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same. Its
+            # No other rank to add to; DeepSpeed would still copy every gradient into one tensor and back. Its
             # zeros for what had no gradient are made in `_clip_before_step`.
             self._engine.enable_backward_allreduce = False
             _add_rows_in_place(self.student)
@@ -256,7 +256,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
 
 
 def _pack_shared(student: PreTrainedModel) -> None:
-    """Let the parameters lie back to back, in order, so that they are published as few long arrays."""
+    """Make the parameters adjacent in memory, in order, so that they are published as few long arrays."""
     parameters = [p for p in student.parameters() if p.dtype == torch.float32]
     stretches = torch.empty(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])
     for parameter, stretch in zip(parameters, stretches, strict=True):
@@ -264,7 +264,7 @@ def _pack_shared(student: PreTrainedModel) -> None:
 
 
 def _add_rows_in_place(student: PreTrainedModel) -> None:
-    """Add the embedding's gradient, a few rows, to what there is of the weight's where that lies.
+    """Add the embedding's gradient, a few rows, to the weight's gradient in place.
 
     Autograd would make a matrix of zeros around them, and of tied weights a third one of the sum with the
     head's, which is there first.

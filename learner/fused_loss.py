@@ -1,9 +1,9 @@
 """Student head, teacher head and full-vocabulary loss in one: exact, with no [tokens, vocabulary] tensor.
 
-The answer positions are walked in chunks. Only one chunk has logits at a time, and its gradient is taken in
-closed form in their place, already in the forward pass, so nothing is computed twice and backward only
-scales. Products want many positions at once. What lies between them is a dozen passes over the vocabulary, so
-it is done for a few rows at a time, which the caches of a CPU hold from the first pass to the last.
+The answer positions are processed in chunks. Only one chunk has logits at a time, and its gradient overwrites
+them in closed form, already in the forward pass, so nothing is computed twice and backward only scales.
+Products are fast for many positions at once. Between them there are a dozen passes over the vocabulary, which
+are made for a few rows at a time, so that a CPU's caches hold them from the first pass to the last.
 
 With q = softmax(z), D = log q - log p and z the student's logits over the temperature:
 
@@ -28,7 +28,7 @@ from .logprob_cache import CachedRows
 from .objective import TokenLoss
 
 CHUNK_TOKENS = 512
-"""Positions per chunk, where nobody says otherwise: above it buffers grow for nothing gained."""
+"""Positions per chunk by default: above it buffers grow without gain."""
 
 _LOW_PRECISION_ROWS = 8192
 """Vocabulary rows per product where gradients in low precision are added to wide sums."""
@@ -36,7 +36,7 @@ _LOW_PRECISION_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FusedLoss:
-    """The loss of N positions, and what each of them showed on the way; all but `loss` detached."""
+    """The loss of N positions, and figures of each of them; all but `loss` detached."""
 
     loss: Tensor
     """Scalar: sum of token losses over the divisor, in float32 at least. Its backward can run once."""
@@ -45,7 +45,7 @@ class FusedLoss:
     logprobs: Tensor
     """[N] log q of the drawn token."""
     figures: dict[str, Tensor]
-    """[N] each: whatever the token loss told by name, and `overlap` (sum of min(p, q)) if asked for."""
+    """[N] each: what the token loss reports by name, and `overlap` (sum of min(p, q)) if asked for."""
 
 
 def fused_loss(
@@ -61,14 +61,14 @@ def fused_loss(
     temperature: float = 1.0,
     overlap: bool = False,
     chunk_tokens: int = CHUNK_TOKENS,
-    kept: CachedRows | None = None,
+    cached: CachedRows | None = None,
 ) -> FusedLoss:
     """Sum of `token_loss` over N positions / `divisor`, with gradients to `hidden` and the student head.
 
     `hidden` [N, H]: inputs of the student's output layer; `ids` [N] int64: the drawn tokens, each below the
     vocabulary; `teacher_hidden` [N, H_teacher] with the frozen `teacher` head, needed for a `divergence` or
     the `overlap`. `token_loss` gets a chunk at a time and must treat tokens independently of each other.
-    `kept` rows stand in for the teacher's product where they are known, and are written where not.
+    `cached` rows replace the product with the teacher's head where they are known, and are written where not.
     N = 0 is allowed and gives a zero loss with zero gradients. The divisor counts the whole optimiser step,
     so that parts of a batch add up.
     """
@@ -90,7 +90,7 @@ def fused_loss(
         temperature=temperature,
         overlap=overlap,
         chunk_tokens=chunk_tokens,
-        kept=kept,
+        cached=cached,
         wants_gradient=torch.is_grad_enabled(),
     )
     loss = _Fused.apply(hidden, student.weight, student.bias, job)
@@ -118,7 +118,7 @@ class _Job:
     temperature: float
     overlap: bool
     chunk_tokens: int
-    kept: CachedRows | None
+    cached: CachedRows | None
     wants_gradient: bool
     parts: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
@@ -129,17 +129,18 @@ class _Job:
 
     def teacher_logits(self, tokens: slice) -> Tensor | None:
         """The teacher's logits [n, V] of a chunk; None where no product with its head is needed."""
-        if self.teacher is None or self.teacher_hidden is None or (self.kept is not None and self.kept.known):
+        known = self.cached is not None and self.cached.known
+        if known or self.teacher is None or self.teacher_hidden is None:
             return None
         return self.teacher.scaled_logits(self.teacher_hidden[tokens], self.temperature, self.dtype)
 
     def teacher_logprobs(self, logits: Tensor | None, tokens: slice) -> Tensor | None:
-        """log p [n, V] of some rows, in place of their logits; None where the teacher is not asked at all."""
+        """log p [n, V] of some rows, in place of their logits; None where no teacher is needed."""
         if logits is None:
-            return None if self.teacher is None or self.kept is None else self.kept.read(tokens)
+            return None if self.teacher is None or self.cached is None else self.cached.read(tokens)
         log_p = torch.log_softmax(logits, -1, out=logits)
-        if self.kept is not None:
-            self.kept.write(tokens, log_p)
+        if self.cached is not None:
+            self.cached.write(tokens, log_p)
         return log_p
 
     def rows_loss(self, divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +201,7 @@ class _Gradients:
 
 
 class _Fused(torch.autograd.Function):
-    """Loss and gradients in one forward walk; backward hands the gradients out, times the incoming scalar."""
+    """Loss and gradients in one forward pass; backward returns the gradients, times the incoming scalar."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
@@ -221,7 +222,7 @@ class _Fused(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the fused loss gives its gradients away: its backward can run only once")
         ctx.gradients = None
-        # To look at a number on a GPU would be to wait for it; there the pass over the vocabulary is cheap.
+        # Reading a number from a GPU means waiting for it; there the pass over the vocabulary is cheap.
         as_they_are = scale.device.type == "cpu" and scale.item() == 1.0
         hidden, weight, bias = (
             gradient if gradient is None or as_they_are else gradient.mul_(scale)

@@ -1,6 +1,6 @@
-"""The teacher's log-probs over the whole vocabulary, kept while a set of answers is learned from again.
+"""The teacher's log-probs over the whole vocabulary, cached over the passes over one set of answers.
 
-The teacher is frozen, so that inner epochs would compute the same product with its output layer each time.
+The teacher is frozen, so that each pass would compute the same product with its output layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedRows:
-    """The table's rows of one micro-batch: either all can be read, or all wait to be written."""
+    """The table's rows of one micro-batch: either all can be read, or all are to be written."""
 
     table: Tensor
     """[M, V] of the whole set."""
@@ -27,12 +27,12 @@ class CachedRows:
         return self.table.index_select(0, self.rows[tokens])
 
     def write(self, tokens: slice, log_p: Tensor) -> None:
-        """Keep log p [n, V] of these positions."""
+        """Store log p [n, V] of these positions."""
         self.table.index_copy_(0, self.rows[tokens], log_p)
 
 
 class TeacherLogprobCache:
-    """Room for log p at so many answer positions of one set, in float32."""
+    """log p at so many answer positions of one set, in float32."""
 
     def __init__(self, positions: int, vocabulary: int, device: torch.device):
         self._table = torch.empty(positions, vocabulary, device=device)  # memory is taken as it is written
@@ -40,9 +40,9 @@ class TeacherLogprobCache:
         self._used = 0
 
     def rows(self, answers: Sequence[tuple[Hashable, int]]) -> CachedRows | None:
-        """Rows of these answers, by key and number of tokens; None where only some are known, or no room is.
+        """Rows of these answers, by key and number of tokens; None if some are not known or it is full.
 
-        Who gets rows that are not known writes them all, or lets nobody ask again.
+        Whoever gets rows that are not known must write all of them before anyone asks for them again.
         """
         if not answers:
             return None
@@ -56,6 +56,6 @@ class TeacherLogprobCache:
         return CachedRows(table=self._table, rows=torch.cat(rows).to(self._table.device), known=not new)
 
     def release(self) -> None:
-        """The next set begins; its rows take the place of these."""
+        """Forget all rows; those of the next set take their place."""
         self._begin.clear()
         self._used = 0

@@ -1,7 +1,7 @@
 """The loss of one answer token: the paper's equations, or its released code, by the settings of `objective`.
 
     minillm       equations 3-7: importance-weighted single-step reverse KL + policy gradient on what follows
-    lm            -log q of the given answer's tokens
+    sft           -log q of the given answer's tokens
     kd            an exact divergence between p and q at each position of the answers (see divergences)
 
 Two stages. `token_constants` makes what stays fixed while q moves within an optimiser step (returns, log p~);

@@ -1,6 +1,6 @@
-"""One learner rank: its engine, its step, and the chunks that they read. Knows no Ray.
+"""One learner rank: its engine, its step, and the chunks of answers that they read. Knows no Ray.
 
-All ranks get the same calls in the same order, and walk through them in lock-step.
+All ranks get the same calls in the same order, and run them in lock-step.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .step import StepRules, StepRunner
 
 MIB = 1 << 20
 Fetch = Callable[[list[Any]], list[list[Scored | Passage]]]
-"""What lies behind references of chunks, in their order."""
+"""The chunks behind references, in their order."""
 
 
 class Chunks:
-    """Lists of samples out of the object store, without a copy; the set in training is kept open."""
+    """Lists of samples from the object store, without a copy; those of the set in training stay."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._open: dict[Any, list[Scored | Passage]] = {}
 
     def fetch(self, rank_items: RankItems) -> None:
-        """Open all chunks of a hand that are not open yet."""
+        """Fetch all chunks of these items that are not here yet."""
         missing = [chunk for chunk in _chunks_of(rank_items) if chunk not in self._open]
         self._open |= zip(missing, self._fetch(missing), strict=True)
 
@@ -47,7 +47,7 @@ class Chunks:
         return self._open[item.chunk][item.position]
 
     def release(self, rank_items: RankItems | None = None) -> None:
-        """Let go of a hand's chunks, or of all."""
+        """Drop the references to these items' chunks, or to all."""
         for chunk in list(self._open) if rank_items is None else _chunks_of(rank_items):
             del self._open[chunk]
 
@@ -72,7 +72,7 @@ def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) ->
 
 
 class Rank:
-    """The student in training, as one rank has it. Made when the ranks meet (see join)."""
+    """The student in training, as one rank holds it. Connects to the other ranks (see join)."""
 
     def __init__(
         self, config: RunConfig, vocabulary: int, fetch: Fetch, *,
@@ -94,7 +94,7 @@ class Rank:
                 temperature=config.rollout.temperature if config.samples_answers else 1.0,
                 max_new_tokens=config.rollout.max_new_tokens,
                 chunk_tokens=config.learner.head_chunk,
-                kept_positions=config.kept_positions(vocabulary),
+                cached_positions=config.kept_positions(vocabulary),
             ),
         )
 
@@ -113,10 +113,10 @@ class Rank:
         try:
             return self._runner.step(rank_batch, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
         finally:
-            self._chunks.release(rank_batch.texts)  # met once
+            self._chunks.release(rank_batch.texts)  # used once
 
     def release(self) -> None:
-        """Let go of the set of answers, so that the next one finds room in the object store."""
+        """Drop the references to the set of answers, so that the object store has room for the next one."""
         self._chunks.release()
         self._runner.release()
 
@@ -134,7 +134,7 @@ class Rank:
         )
 
     def publish(self, version: WeightVersion, put: Put) -> WeightManifest | None:
-        """All weights to where `put` keeps them; the manifest on rank 0."""
+        """All weights to where `put` stores them; the manifest on rank 0."""
         return publish(
             self._engine,
             version,

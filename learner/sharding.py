@@ -1,8 +1,8 @@
-"""Deals the answers of one optimiser step to ranks and micro-batches, from their lengths alone.
+"""Shards the answers of one optimiser step over ranks and micro-batches, by their lengths alone.
 
-Ranks get as even a load of tokens as is easily had, all the same number of micro-batches (under ZeRO-3 a rank
-with fewer forwards would leave the others waiting for ever), and the totals of the whole step: losses divided
-by those give the same gradient however the step was split.
+Ranks get about the same number of tokens, all the same number of micro-batches (under ZeRO-3 a rank with
+fewer forwards would leave the others waiting for ever), and the totals of the whole step: losses divided by
+those give the same gradient however the step was split.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One answer (or block of text): where it lies and how long it is; its tokens stay where they are."""
+    """One answer (or block of text): where it is stored and how long it is, without its tokens."""
 
     chunk: Any
     """Reference to a list of Scored or Passage in the object store; this module does not know Ray."""
@@ -45,9 +45,9 @@ class RankItems:
     """What one rank gets of one kind of item."""
 
     micro_batches: tuple[MicroBatch, ...]
-    """Of like lengths each; some may be empty, so that all ranks have equally many."""
+    """Of similar lengths each; some may be empty, so that all ranks have equally many."""
     order: tuple[int, ...]
-    """Index of each item in the list that was dealt, in the order of the micro-batches."""
+    """Index of each item in the list that was sharded, in the order of the micro-batches."""
     totals: Totals
     """Of all ranks together."""
 
@@ -61,41 +61,44 @@ class RankBatch:
 
 
 def shard_batch(items: Sequence[Item], *, world_size: int, micro_batch_size: int) -> list[RankItems]:
-    """One hand for each rank; deterministic, and every item is in exactly one.
+    """The items of each rank; deterministic, and every item is in exactly one rank's.
 
-    The longest items go first, each to the rank with the fewest tokens so far that still has room for
-    one of its even share of answers. A hand's items are then cut into runs of neighbouring length.
+    The longest items go first, each to the rank with the fewest tokens so far that has not reached its even
+    number of answers. A rank's items are then cut into micro-batches of neighbouring lengths.
     """
     totals = Totals(answers=len(items), answer_tokens=sum(item.answer_tokens for item in items))
-    room = -(-len(items) // world_size)
-    piles: list[list[int]] = [[] for _ in range(world_size)]
+    most = -(-len(items) // world_size)
+    shards: list[list[int]] = [[] for _ in range(world_size)]
     loads = [0] * world_size
     for index in _longest_first(items):
-        rank = min((r for r in range(world_size) if len(piles[r]) < room), key=lambda r: (loads[r], r))
-        piles[rank].append(index)
+        rank = min((r for r in range(world_size) if len(shards[r]) < most), key=lambda r: (loads[r], r))
+        shards[rank].append(index)
         loads[rank] += _tokens(items[index])
-    rounds = -(-room // micro_batch_size)
-    all_items = []
-    for pile in piles:
-        cuts = [len(pile) * n // max(1, rounds) for n in range(rounds + 1)]
-        runs = [pile[low:high] for low, high in pairwise(cuts)]
-        all_items.append(
+    num_micro_batches = -(-most // micro_batch_size)
+    found = []
+    for shard in shards:
+        cuts = [len(shard) * n // max(1, num_micro_batches) for n in range(num_micro_batches + 1)]
+        runs = [shard[low:high] for low, high in pairwise(cuts)]
+        found.append(
             RankItems(
                 micro_batches=tuple(tuple(items[index] for index in run) for run in runs),
-                order=tuple(pile),
+                order=tuple(shard),
                 totals=totals,
             )
         )
-    return all_items
+    return found
 
 
 def shard_step(
     answers: Sequence[Item], texts: Sequence[Item], *, world_size: int, micro_batch_size: int
 ) -> list[RankBatch]:
-    """One share of an optimiser step for each rank; answers and texts are dealt apart."""
-    dealt_answers = shard_batch(answers, world_size=world_size, micro_batch_size=micro_batch_size)
-    dealt_texts = shard_batch(texts, world_size=world_size, micro_batch_size=micro_batch_size)
-    return [RankBatch(answers=a, texts=t) for a, t in zip(dealt_answers, dealt_texts, strict=True)]
+    """What each rank does in one optimiser step; answers and texts are sharded separately."""
+    by_rank = zip(
+        shard_batch(answers, world_size=world_size, micro_batch_size=micro_batch_size),
+        shard_batch(texts, world_size=world_size, micro_batch_size=micro_batch_size),
+        strict=True,
+    )
+    return [RankBatch(answers=a, texts=t) for a, t in by_rank]
 
 
 def _tokens(item: Item) -> int:

@@ -39,7 +39,7 @@ from .returns import Moments, merged
 from .sharding import Item, RankBatch
 
 Load = Callable[[Item], Scored | Passage]
-"""Where an item's tokens come from."""
+"""From an item to its tokens."""
 MAX_NAMES = 8
 """Answers that an error names."""
 
@@ -54,13 +54,13 @@ class StepRules:
     """Slots of an answer, for whitening."""
     chunk_tokens: int
     """Answer positions for which logits exist at a time."""
-    kept_positions: int = 0
-    """Answer positions of a set for which the teacher's log-probs are kept until `release`."""
+    cached_positions: int = 0
+    """Answer positions of a set for which the teacher's log-probs are cached until `release`."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Sums:
-    """What a step's micro-batches leave behind on this rank."""
+    """Sums over a step's micro-batches on this rank."""
 
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     bad: list[str] = field(default_factory=list)
@@ -84,12 +84,12 @@ class StepRunner:
 
     def __init__(self, engine: TrainEngine, rules: StepRules, teacher: Head | None = None):
         self._engine, self._rules, self.teacher = engine, rules, teacher
-        self._kept: TeacherLogprobCache | None = None
+        self._cache: TeacherLogprobCache | None = None
 
     def release(self) -> None:
-        """The set of answers is done with."""
-        if self._kept is not None:
-            self._kept.release()
+        """The set of answers was trained on."""
+        if self._cache is not None:
+            self._cache.release()
 
     def step(self, rank_batch: RankBatch, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
         """One optimiser step over all ranks; metrics of the whole step, the same on each rank.
@@ -105,8 +105,8 @@ class StepRunner:
         for micro_batch in rank_batch.answers.micro_batches:
             samples = [load(item) for item in micro_batch]
             divisor = rank_batch.answers.totals.divisor(objective.reduction)
-            kept = self._kept_rows(micro_batch)
-            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, kept=kept)
+            cached = self._cached_rows(micro_batch)
+            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, cached=cached)
         for micro_batch in rank_batch.texts.micro_batches:
             divisor = rank_batch.texts.totals.divisor(objective.reduction)
             self._learn_text([load(item) for item in micro_batch], divisor, sums)
@@ -153,7 +153,7 @@ class StepRunner:
         sums: _Sums,
         *,
         fresh: bool,
-        kept: CachedRows | None,
+        cached: CachedRows | None,
     ) -> None:
         objective = self._rules.objective
         batch = self._batch(samples, hidden=objective.needs_teacher_hidden)
@@ -175,7 +175,7 @@ class StepRunner:
             sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
         overlap = fresh and self._is_minillm and divergence is not None
         temperature = self._rules.temperature
-        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, kept=kept)
+        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, cached=cached)
         self._engine.backward(fused.loss)
         sums.bad += _not_finite(batch, fused)
         sums.add("loss", fused.loss.detach())
@@ -211,7 +211,7 @@ class StepRunner:
         temperature: float,
         *,
         overlap: bool = False,
-        kept: CachedRows | None = None,
+        cached: CachedRows | None = None,
     ) -> FusedLoss:
         def use(hidden: Tensor, student: Head) -> FusedLoss:
             return fused_loss(
@@ -226,18 +226,18 @@ class StepRunner:
                 temperature=temperature,
                 overlap=overlap,
                 chunk_tokens=self._rules.chunk_tokens,
-                kept=kept,
+                cached=cached,
             )
 
         return self._engine.run(batch, use, train=True)
 
-    def _kept_rows(self, micro_batch: Sequence[Item]) -> CachedRows | None:
-        positions = self._rules.kept_positions
+    def _cached_rows(self, micro_batch: Sequence[Item]) -> CachedRows | None:
+        positions = self._rules.cached_positions
         if not positions or self.teacher is None:
             return None
-        if self._kept is None:
-            self._kept = TeacherLogprobCache(positions, self.teacher.vocabulary, self._engine.device)
-        return self._kept.rows([(item, item.answer_tokens) for item in micro_batch])
+        if self._cache is None:
+            self._cache = TeacherLogprobCache(positions, self.teacher.vocabulary, self._engine.device)
+        return self._cache.rows([(item, item.answer_tokens) for item in micro_batch])
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
         def use(hidden: Tensor, student: Head) -> Tensor:
@@ -251,7 +251,7 @@ class StepRunner:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         raise NonFiniteLoss(
             f"{what}, so this step was not made and the weights are as they were; it came from the answers to"
-            f" {', '.join(names[:MAX_NAMES])}{more}. Look at these, or try a smaller"
+            f" {', '.join(names[:MAX_NAMES])}{more}. Check these, or try a smaller"
             " learner.optimizer.lr or an objective.reward_clip"
         )
 

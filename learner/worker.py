@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import ray
 
 from ..common.config.run import RunConfig
 from ..common.metrics import Metrics
-from ..common.process import collector_paused
+from ..common.process import ProcessFacts, collector_paused
 from ..common.types import AnswerMeasure, WeightVersion
 from ..common.weights import Arrays, WeightManifest
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @ray.remote(max_restarts=0)  # a rank that starts anew has none of what the others remember
 class LearnerActor:
-    """A mailbox around `Rank`. All ranks get the same calls in the same order."""
+    """A thin shell around `Rank`. All ranks get the same calls in the same order."""
 
     def __init__(self, name: str, rank: int, world: int, config: RunConfig, vocabulary: int):
         self._name, self._number, self._world = name, rank, world
@@ -29,14 +30,18 @@ class LearnerActor:
         self._listen_socket: socket.socket | None = None
 
     def listen(self) -> tuple[str, int]:
-        """Address and port where this rank listens from now on, so that the others can meet it there."""
+        """Address and port where this rank listens from now on, for the rendezvous of all ranks."""
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         self._listen_socket = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
         return ray.util.get_node_ip_address(), self._listen_socket.getsockname()[1]
 
-    def rendezvous(self, address: str, port: int) -> None:
-        """Join the other ranks and load the student. Call it first, once."""
+    def ready(self, address: str, port: int) -> ProcessFacts:
+        """Join the other ranks and load the student; facts for the log. Call it first, once.
+
+        `address` and `port` are where rank 0 listens.
+        """
+        start = time.perf_counter()
         with collector_paused():
             from .rank import Rank
 
@@ -49,6 +54,12 @@ class LearnerActor:
             address=address,
             port=port,
             listen_socket=self._listen_socket,
+        )
+        return ProcessFacts.gather(
+            self._name,
+            node=ray.util.get_node_ip_address(),
+            start_s=time.perf_counter() - start,
+            libraries=("torch", "transformers", "deepspeed"),
         )
 
     def set_teacher_head(self, arrays: Mapping[str, Any]) -> None:
@@ -68,9 +79,9 @@ class LearnerActor:
         return self._rank.measure(rank_items, temperature)
 
     def publish(self, version: WeightVersion, readers: Sequence[Any]) -> WeightManifest | None:
-        """All weights, into the object store; the manifest from rank 0. They stay while it is held.
+        """All weights, into the object store, where they stay while rank 0's manifest is held.
 
-        Each reader is told of a bucket as soon as it is there, and can fetch it while the next is put.
+        Each reader is told of a bucket as soon as it is there, and can fetch it while the next one is put.
         """
 
         def put(arrays: Arrays) -> Any:

@@ -173,7 +173,7 @@ def validated_as(kind: type[Kind], values: Values, faults: list[Fault]) -> Kind 
     found: list[Fault] = []
     config = parsed(kind, values, found)
     if config is not None:
-        faults += [*found, *together(config.faults(), found)]
+        faults += [*found, *unrelated(config.faults(), found)]
     else:
         faults += found
     return None if found or config is None else config.resolved()
@@ -201,8 +201,8 @@ def parsed(kind: type[Kind], values: Values, found: list[Fault]) -> Kind | None:
         return None
 
 
-def together(faults: Sequence[Fault], alone: Sequence[Fault]) -> list[Fault]:
-    """What is wrong between settings, less what may come from settings that are wrong by themselves."""
+def unrelated(faults: Sequence[Fault], alone: Sequence[Fault]) -> list[Fault]:
+    """Those of `faults` between settings in which no setting of `alone`, wrong by itself, takes part."""
     return [fault for fault in faults if not any(fault.concerns(known.key) for known in alone)]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ...common.config.generate import Author, GenerateConfig, GenerateData, GenerateEngine
 from ...common.config.run import RunConfig
 from ...common.errors import ABSENT, Fault
-from .loader import Change, Values, load_run, merge_defaults, parsed, together
+from .loader import Change, Values, load_run, merge_defaults, parsed, unrelated
 
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
@@ -73,7 +73,7 @@ def generation_of(values: Values, by: Author, keep_cut: bool, faults: list[Fault
         faults += found
         return None
     config = _generation(run, by, keep_cut)
-    faults += [*found, *together(config.faults(), found)]
+    faults += [*found, *unrelated(config.faults(), found)]
     return None if found else config.resolved()
 
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError
 
-KNOCK_S = 5.0
+REACH_S = 5.0
 """How long a head node may take to answer; Ray itself would go on trying for ten minutes."""
 
 
@@ -32,7 +32,7 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address:
-        _knock(address)
+        _check_reachable(address)
     try:
         if address:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -52,13 +52,13 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises ClusterError if nobody listens at host:port or ray://host:port."""
+def _check_reachable(address: str) -> None:
+    """Raises ClusterError if nothing listens at host:port or ray://host:port."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # "auto" and the like: Ray knows where to look
+        return  # "auto" and the like, which Ray resolves itself
     try:
-        socket.create_connection((host, int(port)), KNOCK_S).close()
+        socket.create_connection((host, int(port)), REACH_S).close()
     except OSError as failure:
         raise _unreachable(address, failure) from failure
 

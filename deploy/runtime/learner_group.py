@@ -1,4 +1,4 @@
-"""All learner ranks as one learner: they meet, step together, and fail together. Stands in the driver."""
+"""All learner ranks as one learner, in the driver's process: they start, step and fail together."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ...common.config.run import RunConfig
 from ...common.errors import ClusterError, MinillmError, WorkerDied
-from ...common.process import peak_resident
+from ...common.process import ProcessFacts, peak_resident
 from ...common.types import AnswerMeasure, StepReport, WeightVersion
 from ...common.weights import WeightManifest
 from ...learner.sharding import Item, shard_batch, shard_step
 from ...learner.worker import LearnerActor
 
 GRACE_S = 10.0
-"""After one rank failed: how long the others may take to say what they met, before they are ended."""
+"""After one rank failed: how long the others may take to report their own errors, before they are ended."""
 
 
 class LearnerGroup:
@@ -40,13 +40,17 @@ class LearnerGroup:
         ]
         self._lost: WorkerDied | None = None
         address, port = self._collect([self._ranks[0].listen.remote()], self._timeout_s)[0]
-        self._rendezvous = [rank.rendezvous.remote(address, port) for rank in self._ranks]
+        self._starting = [rank.ready.remote(address, port) for rank in self._ranks]
+        self._facts: list[ProcessFacts] = []
 
-    def ready(self) -> None:
-        """Wait until all ranks have met and hold the student; ClusterError after cluster.start_timeout_s."""
-        if self._rendezvous:
-            self._collect(self._rendezvous, self._timeout_s)
-            self._rendezvous = []
+    def ready(self) -> list[ProcessFacts]:
+        """Wait until all ranks are connected and hold the student; facts of each process.
+
+        Raises ClusterError after cluster.start_timeout_s.
+        """
+        if self._starting:
+            self._facts, self._starting = self._collect(self._starting, self._timeout_s), []
+        return self._facts
 
     def set_teacher_head(self, head: Any) -> None:
         """The teacher's output layer, or a reference to it: the mapping that the teacher's `head` gives."""
@@ -64,44 +68,40 @@ class LearnerGroup:
         rank_batches = shard_step(
             items, texts, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size
         )
-        metrics = self._all("step", lambda rank: (rank_batches[rank],), fresh=fresh, first_epoch=first_epoch)[
-            0
-        ]
+        reports = self._all("step", lambda rank: (rank_batches[rank],), fresh=fresh, first_epoch=first_epoch)
         self._steps += 1
-        return StepReport(step=self._steps, metrics=metrics, seconds=time.monotonic() - began)
+        return StepReport(step=self._steps, metrics=reports[0], seconds=time.monotonic() - began)
 
     def release(self) -> None:
-        """The set is done with: its answers may leave the object store."""
+        """The set was trained on: its answers may leave the object store."""
         self._all("release", lambda rank: ())
 
     def measure(self, items: Sequence[Item], temperature: float = 1.0) -> list[AnswerMeasure]:
         """A record of each answer, in order, by the weights as they are; nothing is learned."""
         learner = self._config.learner
-        all_items = shard_batch(
-            items, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size
-        )
-        parts = self._all("measure", lambda rank: (all_items[rank], temperature))
+        shards = shard_batch(items, world_size=learner.world_size, micro_batch_size=learner.micro_batch_size)
+        measured = self._all("measure", lambda rank: (shards[rank], temperature))
         found = {
             index: record
-            for rank_items, records in zip(all_items, parts, strict=True)
-            for index, record in zip(rank_items.order, records, strict=True)
+            for shard, records in zip(shards, measured, strict=True)
+            for index, record in zip(shard.order, records, strict=True)
         }
         return [found[index] for index in range(len(items))]
 
     def publish(self, version: WeightVersion, readers: Sequence[Any] = ()) -> WeightManifest:
-        """All weights into the object store. They stay there while the manifest is held, and no longer: the
-        next version finds memory there that every process has touched before.
+        """All weights into the object store, where they stay while the manifest is held, and no longer: the
+        next version reuses memory that every process has touched before.
 
-        `readers`: actors whose `prefetch` hears of each bucket before the manifest is there.
+        `readers`: actors whose `prefetch` is called with each bucket before the manifest is there.
         """
         return self._all("publish", lambda rank: (version, readers))[0]
 
     def save(self, folder: Path) -> None:
-        """A checkpoint that `restore` takes on, whole or not at all."""
+        """Write a checkpoint for `restore`, whole or not at all."""
         self._all("save", lambda rank: (str(folder.absolute()), self._steps))
 
     def restore(self, folder: Path) -> int:
-        """Go on from a checkpoint; the optimiser steps behind it."""
+        """Resume from a checkpoint; the optimiser steps made before it."""
         self._steps = self._all("restore", lambda rank: (str(folder.absolute()),))[0]
         return self._steps
 
@@ -110,7 +110,7 @@ class LearnerGroup:
         self._all("export", lambda rank: (str(folder.absolute()),))
 
     def load_weights(self, folder: Path) -> None:
-        """Take on the weights of an exported student, to measure or publish them."""
+        """Load the weights of an exported student, to measure or publish them."""
         self._all("load_weights", lambda rank: (str(folder.absolute()),))
 
     def peak_memory(self) -> dict[str, int]:
@@ -149,7 +149,7 @@ class LearnerGroup:
         except GetTimeoutError:
             self.stop()
             raise ClusterError(
-                f"learner ranks did not come up within cluster.start_timeout_s = {timeout_s:g};"
+                f"learner ranks did not start within cluster.start_timeout_s = {timeout_s:g};"
                 " see their logs in Ray's dashboard, or raise it"
             ) from None
         except (RayActorError, RayTaskError) as first:
@@ -157,21 +157,21 @@ class LearnerGroup:
             raise AssertionError("unreachable") from first
 
     def _fail(self, calls: list[Any], first: Exception) -> None:
-        """Raise what the ranks met. Those that are stuck waiting for a lost one are ended."""
+        """Raise the ranks' own error. Ranks that are stuck waiting for a dead one are ended."""
         _, stuck = ray.wait(calls, num_returns=len(calls), timeout=GRACE_S)
         errors = [None if call in stuck else _error_of(call) for call in calls]
         dead = [n for n, e in zip(self._names, errors, strict=False) if isinstance(e, RayActorError)]
         causes = [e.cause for e in errors if isinstance(e, RayTaskError)]
-        told = next((cause for cause in causes if isinstance(cause, MinillmError)), None)
-        if told is not None and not dead and not stuck:
-            raise told from None
+        cause = next((c for c in causes if isinstance(c, MinillmError)), None)
+        if cause is not None and not dead and not stuck:
+            raise cause from None
         self.stop()
-        if told is not None and not dead:
-            raise told from None
+        if cause is not None and not dead:
+            raise cause from None
         names = dead or [n for n, e in zip(self._names, errors, strict=False) if e is not None]
         self._lost = WorkerDied(
             f"{', '.join(names)} died; the other learner ranks were ended. `minillm resume` goes on from the"
-            f" last checkpoint. What was seen: {first}"
+            f" last checkpoint. The error was: {first}"
         )
         raise self._lost from first
 

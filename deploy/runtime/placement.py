@@ -56,11 +56,15 @@ def bundles(config: RunConfig, cores: int) -> list[Bundle]:
     """The actors of a run, in the order in which they start. `cores` are those of one machine."""
     here, world_size = config.cluster, config.learner.world_size
     threads = here.threads or cores
-    found = _bundles("learner", world_size, here.learner_cpus, here.learner_gpus, max(1, threads // world_size))
+    found = _bundles(
+        "learner", world_size, here.learner_cpus, here.learner_gpus, max(1, threads // world_size)
+    )
     if needs_rollouts(config):
         found += engine_bundles(config.rollout, here, cores)
     if config.asks_teacher:
-        found += _bundles("teacher", config.teacher_server.num_actors, here.teacher_cpus, here.teacher_gpus, threads)
+        found += _bundles(
+            "teacher", config.teacher_server.num_actors, here.teacher_cpus, here.teacher_gpus, threads
+        )
     return found
 
 

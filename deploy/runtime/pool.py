@@ -1,7 +1,8 @@
 """Many actors as one: each free actor takes the next piece of work, and results come back in order.
 
 What travels through here are references and sizes. The pieces themselves (answers, hidden states) stay
-in Ray's object store. A piece whose actor died is given to another one; when none is left, the run is told.
+in Ray's object store. A piece whose actor died is given to another one; when none is left, WorkerDied is
+raised.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class Pool:
     ) -> list[Chunk]:
         """Give each piece to a free actor; `call(actor, piece)` returns references of (list, summary).
 
-        `done` is told of each piece as it finishes. Order of the result = order of the pieces, whoever
-        did them. Raises WorkerDied when every actor is gone, and whatever an actor itself raised.
+        `done` is called with each piece's sizes as it finishes. Results are in the order of the pieces,
+        whichever actor did them. Raises WorkerDied when every actor is gone, and whatever an actor itself
+        raised.
         """
         chunks: list[Chunk | None] = [None] * len(pieces)
         waiting = deque(range(len(pieces)))
@@ -109,9 +111,9 @@ class Pool:
 
 
 def result_of(call: Any, name: str | None = None) -> Any:
-    """What a call gave; an error that a person is meant to read comes as itself, not as Ray's account of it.
+    """What a call returned; an error that a person is meant to read comes as itself, not as Ray's wrapper.
 
-    With a `name`, the death of the actor is told as WorkerDied.
+    With a `name`, the death of the actor becomes WorkerDied.
     """
     try:
         return ray.get(call)

@@ -29,7 +29,7 @@ from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundle
 from .pool import Chunk, Pool, chunked, result_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
     from ...actors.answer_files import Question
     from ...actors.measurer import LabelLogprobs, PassageMeasure
@@ -47,14 +47,10 @@ class ActorGroup:
     """What all groups share: a text sink, engines that answer prompts, and one start and end."""
 
     def __init__(
-        self,
-        reserved: Reservation,
-        cluster: ClusterConfig,
-        engine: EngineConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        self, reserved: Reservation, cluster: ClusterConfig, engine: EngineConfig, tokenizer: Tokenizer
     ):
         self.facts: list[ProcessFacts] = []
-        """What each actor told of its process when it became ready."""
+        """About each actor's process, from the time when it became ready."""
         self._reserved, self._cluster, self._engine = reserved, cluster, engine
         self._pools: list[Pool] = []
         self._sink: Any = TextSinkActor.options(**reserved.writer_options()).remote("writer", tokenizer)
@@ -115,15 +111,9 @@ class WorkerGroup(ActorGroup):
     """All roles of a run, by what the driver asks of them."""
 
     def __init__(
-        self,
-        reserved: Reservation,
-        config: RunConfig,
-        rollouts: Path,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        vocabulary: int,
-        max_tokens: int,
-    ):
+        self, reserved: Reservation, config: RunConfig, rollouts: Path, tokenizer: Tokenizer, *,
+        vocabulary: int, max_tokens: int,
+    ):  # fmt: skip
         """`rollouts`: the folder of the files of answers; `max_tokens`: of a prompt and its answer."""
         student, teacher = config.student, config.teacher
         super().__init__(reserved, config.cluster, config.rollout, tokenizer)
@@ -212,14 +202,9 @@ class EvalWorkerGroup(ActorGroup):
     """All roles of an evaluation, for one model at a time."""
 
     def __init__(
-        self,
-        reserved: Reservation,
-        config: EvalConfig,
-        model: ModelConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        vocabulary: int,
-        compares: bool,
-    ):
+        self, reserved: Reservation, config: EvalConfig, model: ModelConfig, tokenizer: Tokenizer,
+        vocabulary: int, compares: bool,
+    ):  # fmt: skip
         """`compares`: whether the model is compared with the teacher."""
         teacher = plain_model(config.teacher) if compares and config.teacher else None
         model = plain_model(model)
@@ -233,7 +218,7 @@ class EvalWorkerGroup(ActorGroup):
 
         self._measurers = self._start_pool("measurer", start_measurer)
 
-    def swap_model(self, model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def swap_model(self, model: ModelConfig, tokenizer: Tokenizer) -> None:
         """Evaluate another model of the same shape from now on: processes stay, only weights change."""
         model = plain_model(model)
         result_of(self._sink.swap_model.remote(tokenizer), "writer")
@@ -281,16 +266,9 @@ class GenerateWorkerGroup(ActorGroup):
     """Engines and a text sink that turn prompts into parts of a data set."""
 
     def __init__(
-        self,
-        reserved: Reservation,
-        model: ModelConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        engine: EngineConfig,
-        cluster: ClusterConfig,
-        *,
-        vocabulary: int,
-        max_tokens: int,
-    ):
+        self, reserved: Reservation, model: ModelConfig, tokenizer: Tokenizer, engine: EngineConfig,
+        cluster: ClusterConfig, *, vocabulary: int, max_tokens: int,
+    ):  # fmt: skip
         """`max_tokens`: of a prompt and its answer."""
         super().__init__(reserved, cluster, engine, tokenizer)
         self._start_engines(model, None, vocabulary=vocabulary, max_tokens=max_tokens)
@@ -318,12 +296,7 @@ class GenerateWorkerGroup(ActorGroup):
 
 @contextmanager
 def start_workers(
-    config: RunConfig,
-    rollouts: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    vocabulary: int,
-    max_tokens: int,
+    config: RunConfig, rollouts: Path, tokenizer: Tokenizer, *, vocabulary: int, max_tokens: int
 ) -> Iterator[WorkerGroup]:
     """The actors of a run for the length of the block; see WorkerGroup."""
     with _started(
@@ -338,15 +311,9 @@ def start_workers(
 
 @contextmanager
 def start_eval_workers(
-    config: EvalConfig,
-    model: ModelConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    vocabulary: int,
-    *,
-    samples: bool,
-    reads: bool,
-    compares: bool,
-) -> Iterator[EvalWorkerGroup]:
+    config: EvalConfig, model: ModelConfig, tokenizer: Tokenizer, vocabulary: int, *,
+    samples: bool, reads: bool, compares: bool,
+) -> Iterator[EvalWorkerGroup]:  # fmt: skip
     """The actors of an evaluation for the length of the block; see EvalWorkerGroup."""
     with _started(
         eval_bundles(config, os.cpu_count() or 1, samples=samples, reads=reads),
@@ -358,14 +325,9 @@ def start_eval_workers(
 
 @contextmanager
 def start_generate_workers(
-    model: ModelConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    engine: EngineConfig,
-    cluster: ClusterConfig,
-    *,
-    vocabulary: int,
-    max_tokens: int,
-) -> Iterator[GenerateWorkerGroup]:
+    model: ModelConfig, tokenizer: Tokenizer, engine: EngineConfig, cluster: ClusterConfig, *,
+    vocabulary: int, max_tokens: int,
+) -> Iterator[GenerateWorkerGroup]:  # fmt: skip
     """The actors of a generation for the length of the block; see GenerateWorkerGroup."""
     with _started(
         engine_bundles(engine, cluster, os.cpu_count() or 1),

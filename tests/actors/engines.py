@@ -33,8 +33,8 @@ class Pair:
     student: Path
     teacher: Path | None
     vocabulary: int = VOCABULARY
-    precision: Literal["float32", "bfloat16"] = "float32"
-    cache_gib: float = 0.05
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    kv_cache_gib: float = 0.05
 
 
 class EngineProcess:
@@ -98,7 +98,7 @@ def _open(pair: Pair) -> None:
     _engine = VllmEngine(
         str(pair.student),
         str(pair.teacher) if pair.teacher else None,
-        RolloutConfig(dtype=pair.precision, kv_cache_gib=pair.cache_gib, max_num_seqs=64),
+        RolloutConfig(dtype=pair.dtype, kv_cache_gib=pair.kv_cache_gib, max_num_seqs=64),
         vocabulary=pair.vocabulary,
         max_tokens=MAX_TOKENS,
     )

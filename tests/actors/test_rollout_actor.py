@@ -45,9 +45,9 @@ def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
     import ray
 
     actor, facts = actor
-    assert facts["name"] == "rollout-7"
-    assert facts["weight_version"] == 0
-    assert facts["start_s"] > 0
+    assert (facts.name, facts.device, facts.threads) == ("rollout-7", "cpu", 1)
+    assert facts.start_s > 0
+    assert {"python", "torch", "vllm"} == facts.versions.keys()
 
     prompts = [*some_prompts(), Prompt(id="long", token_ids=np.full(120, 9, np.int32))]
     rollouts_ref, summary_ref = actor.generate.options(num_returns=2).remote(prompts, SPEC)
@@ -55,6 +55,7 @@ def test_an_actor_draws_loads_and_never_goes_back(actor, pair, engines):
     rollouts: Any = ray.get(rollouts_ref)
     assert summary.prompt_ids == tuple(r.prompt_id for r in rollouts)
     assert [d.prompt_id for d in summary.dropped] == ["long"]
+    assert {(r.oldest, r.newest) for r in rollouts} == {(0, 0)}
     # The same prompts and seed give the same answers in another process.
     elsewhere = engines.use(pair).call("generate", some_prompts(), SPEC)
     assert [r.answer_ids.tolist() for r in rollouts] == [a.answer_ids.tolist() for a in elsewhere]

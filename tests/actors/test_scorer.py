@@ -204,7 +204,7 @@ def test_the_head_applied_to_the_hidden_states_gives_the_log_probs(folders, fami
 
 
 def test_a_head_in_bfloat16_travels_as_bits(folders):
-    head = load(folders["llama"], precision="bfloat16").head()
+    head = load(folders["llama"], dtype="bfloat16").head()
     assert (head["weight"].dtype, head["dtype"]) == (np.uint16, "bfloat16")
 
 

@@ -28,7 +28,7 @@ def test_scores_and_summary_come_back_as_two_objects_and_the_head_as_one(ray_clu
         "teacher-0", ModelConfig(path=str(folder)), TeacherServerConfig(), 128, 1
     )
     get = cast(Any, ray.get)
-    assert get(actor.ready.remote())["name"] == "teacher-0"
+    assert get(actor.ready.remote()).name == "teacher-0"
     scored, summary = actor.score.options(num_returns=2).remote(
         ray.put(given), 0.7, with_hidden=True, with_logprobs=True
     )

@@ -22,7 +22,6 @@ IMPORTERS: dict[str, set[str]] = {
         "actors/mixture_sampler",
         "actors/vllm_engine",
         "actors/vllm_weights",
-        "actors/workers",  # tells the log which version answers
     },
     "deepspeed": {"learner/deepspeed_engine"},
     "ray": {"actors/workers", "learner/worker", "deploy/"},

@@ -120,7 +120,7 @@ def logprobs(model: PreTrainedModel, passage: Passage) -> torch.Tensor:
 def run_config(scene: Scene, **changes: Any) -> RunConfig:
     """A run's settings over a scene; keywords are sections, or fields of `learner`."""
     sections = {name: changes.pop(name) for name in list(changes) if name in RunConfig.model_fields}
-    learner = {"optimizer": {"lr": 1e-2, "eps": 1e-4}, "micro_batch": 3, "steps": 20} | changes
+    learner = {"optimizer": {"lr": 1e-2, "eps": 1e-4}, "micro_batch_size": 3, "max_steps": 20} | changes
     return RunConfig(
         **{
             "student": ModelConfig(path=str(scene.student)),

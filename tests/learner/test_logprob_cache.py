@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.learner import fused_loss
+from minillm_ray.learner.engine import TrainEngine
 from minillm_ray.learner.logprob_cache import TeacherLogprobCache
 from minillm_ray.learner.rank import head_of
 from minillm_ray.learner.sharding import Item, shard_step
@@ -25,12 +26,12 @@ CPU = torch.device("cpu")
 @given(st.data())
 def test_what_is_read_is_what_was_written_whatever_else_is_asked(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=8), "lengths")
-    kept = TeacherLogprobCache(data.draw(st.integers(0, 24), "room"), 3, CPU)
+    cache = TeacherLogprobCache(data.draw(st.integers(0, 24), "room"), 3, CPU)
     truth = {key: torch.rand(length, 3) for key, length in enumerate(lengths)}
     written: set[int] = set()
     for _ in range(data.draw(st.integers(1, 8), "times")):
         keys = data.draw(st.lists(st.sampled_from(sorted(truth)), max_size=4, unique=True), "keys")
-        found = kept.rows([(key, lengths[key]) for key in keys])
+        found = cache.rows([(key, lengths[key]) for key in keys])
         if found is None:
             assert not written >= set(keys) or not keys
             continue
@@ -45,15 +46,15 @@ def test_what_is_read_is_what_was_written_whatever_else_is_asked(data: st.DataOb
             copy = found.read(tokens)
             assert torch.equal(copy, rows[tokens])
             copy.zero_()  # who reads may overwrite
-    assert sum(lengths[key] for key in written) <= len(kept._table)
+    assert sum(lengths[key] for key in written) <= len(cache._table)
 
 
-def test_the_next_set_has_the_whole_room_again() -> None:
-    kept = TeacherLogprobCache(4, 3, CPU)
-    assert kept.rows([("a", 3)]) is not None
-    assert kept.rows([("b", 2)]) is None
-    kept.release()
-    again = kept.rows([("a", 4)])
+def test_the_next_set_has_the_whole_table_again() -> None:
+    cache = TeacherLogprobCache(4, 3, CPU)
+    assert cache.rows([("a", 3)]) is not None
+    assert cache.rows([("b", 2)]) is None
+    cache.release()
+    again = cache.rows([("a", 4)])
     assert again is not None
     assert not again.known
 
@@ -61,21 +62,23 @@ def test_the_next_set_has_the_whole_room_again() -> None:
 class Lesson:
     """Steps on one scene's answers by one runner, without any that moves the student."""
 
-    def __init__(self, scene: Scene, objective: ObjectiveConfig, kept_positions: int):
+    def __init__(self, scene: Scene, objective: ObjectiveConfig, cached_positions: int):
         self._scene, self.engine = scene, PlainEngine(scene)
         rules = StepRules(
             objective=objective,
             temperature=0.8,
             max_new_tokens=MAX_NEW_TOKENS,
             chunk_tokens=5,
-            kept_positions=kept_positions,
+            cached_positions=cached_positions,
         )
-        self.runner = StepRunner(self.engine, rules, head_of(scene.head, VOCABULARY, CPU))
+        self.runner = StepRunner(cast(TrainEngine, self.engine), rules, head_of(scene.head, VOCABULARY, CPU))
 
-    def step(self, order: list[int], *, micro_batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
+    def step(self, order: list[int], *, micro_batch_size: int) -> tuple[Any, dict[str, torch.Tensor]]:
         self.engine.student.zero_grad()
         items = items_of("answers", self._scene.samples)
-        (rank_batch,) = shard_step([items[i] for i in order], [], world_size=1, micro_batch_size=micro_batch)
+        (rank_batch,) = shard_step(
+            [items[i] for i in order], [], world_size=1, micro_batch_size=micro_batch_size
+        )
 
         def load(item: Item) -> Any:
             return self._scene.samples[item.position]
@@ -102,20 +105,20 @@ def test_later_epochs_learn_the_same_without_the_teachers_output_layer(
 ) -> None:
     monkeypatch.setattr(fused_loss, "PART_LOGITS", (rows_at_once * VOCABULARY,) * 2)
     count = len(scene.samples)
-    kept, plain = Lesson(scene, objective, count * MAX_NEW_TOKENS), Lesson(scene, objective, 0)
+    cache, plain = Lesson(scene, objective, count * MAX_NEW_TOKENS), Lesson(scene, objective, 0)
     orders = [list(range(count)), list(range(count))[::-1], list(range(count))[1::2]]
-    teacher = kept.runner.teacher
+    teacher = cache.runner.teacher
     assert teacher is not None
-    for order, micro_batch in zip(orders, (3, 2, 4), strict=True):
-        found, want = (lesson.step(order, micro_batch_size=micro_batch) for lesson in (kept, plain))
+    for order, micro_batch_size in zip(orders, (3, 2, 4), strict=True):
+        found, want = (lesson.step(order, micro_batch_size=micro_batch_size) for lesson in (cache, plain))
         for name, (total, _) in want[0].items():
             assert found[0][name][0] == pytest.approx(total, rel=1e-5, abs=1e-6), name
         for name, gradient in want[1].items():
             assert (found[1][name] - gradient).abs().max() <= 1e-6 * max(1.0, gradient.abs().max()), name
-        kept.runner.teacher = replace(teacher, weight=torch.full_like(teacher.weight, torch.nan))
-    kept.runner.release()
-    with pytest.raises(NonFiniteLoss):  # the next set asks the teacher anew
-        kept.step(orders[0], micro_batch_size=3)
+        cache.runner.teacher = replace(teacher, weight=torch.full_like(teacher.weight, torch.nan))
+    cache.runner.release()
+    with pytest.raises(NonFiniteLoss):  # the next set needs the teacher again
+        cache.step(orders[0], micro_batch_size=3)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_bucket_of_a_rank_by_itself_is_one_array(worlds: dict[int, World], sce
 def test_buckets_hold_every_parameter_as_it_is_once(
     worlds: dict[int, World], scene: Scene, stage: int
 ) -> None:
-    config = run_config(scene, ranks=2, zero_stage=stage, bucket_mib=24)
+    config = run_config(scene, world_size=2, zero_stage=stage, bucket_mib=24)
     (buckets, weights), (nothing, _) = worlds[2].run(published, config, scene, "float32")
     assert nothing is None
     assert len(buckets) > 1
@@ -93,7 +93,7 @@ def test_an_untied_head_is_published_and_numbers_can_be_halved(
     scene = make_scene(tmp_path_factory.mktemp("untied"), tied=False)
     for dtype in ("bfloat16", "float16"):
         (buckets, weights), _ = worlds[2].run(
-            published, run_config(scene, ranks=2, zero_stage=3), scene, dtype
+            published, run_config(scene, world_size=2, zero_stage=3), scene, dtype
         )
         found = {name: array for _, tensors in buckets for name, array in tensors.items()}
         assert "lm_head.weight" in found

@@ -1,4 +1,4 @@
-"""Dealing answers to ranks and micro-batches, from lengths alone."""
+"""Sharding answers over ranks and micro-batches, by lengths alone."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ def items_of(lengths: list[tuple[int, int]]) -> list[Item]:
 
 
 @given(LENGTHS, RANKS, MICRO_BATCH)
-def test_every_item_is_dealt_once_and_can_be_traced_back(
-    lengths: list[tuple[int, int]], ranks: int, micro_batch: int
+def test_every_item_goes_to_one_rank_and_can_be_traced_back(
+    lengths: list[tuple[int, int]], ranks: int, micro_batch_size: int
 ) -> None:
     items = items_of(lengths)
-    all_items = shard_batch(items, world_size=ranks, micro_batch_size=micro_batch)
-    dealt = [item for rank_items in all_items for run in rank_items.micro_batches for item in run]
-    order = [index for rank_items in all_items for index in rank_items.order]
-    assert [items[index] for index in order] == dealt
+    shards = shard_batch(items, world_size=ranks, micro_batch_size=micro_batch_size)
+    sharded = [item for shard in shards for run in shard.micro_batches for item in run]
+    order = [index for shard in shards for index in shard.order]
+    assert [items[index] for index in order] == sharded
     assert sorted(order) == list(range(len(items)))
 
 
 @given(LENGTHS, RANKS, MICRO_BATCH)
 def test_all_ranks_make_the_same_number_of_forwards_none_too_large_or_needless(
-    lengths: list[tuple[int, int]], ranks: int, micro_batch: int
+    lengths: list[tuple[int, int]], ranks: int, micro_batch_size: int
 ) -> None:
-    all_items = shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch)
+    shards = shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch_size)
     even_share = -(-len(lengths) // ranks)
-    assert {len(rank_items.micro_batches) for rank_items in all_items} == {-(-even_share // micro_batch)}
-    assert all(len(run) <= micro_batch for rank_items in all_items for run in rank_items.micro_batches)
+    assert {len(shard.micro_batches) for shard in shards} == {-(-even_share // micro_batch_size)}
+    assert all(len(run) <= micro_batch_size for shard in shards for run in shard.micro_batches)
 
 
 @given(LENGTHS, RANKS, MICRO_BATCH)
 def test_totals_are_those_of_the_whole_step(
-    lengths: list[tuple[int, int]], ranks: int, micro_batch: int
+    lengths: list[tuple[int, int]], ranks: int, micro_batch_size: int
 ) -> None:
     want = Totals(answers=len(lengths), answer_tokens=sum(t for _, t in lengths))
-    for rank_items in shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch):
-        assert rank_items.totals == want
+    for shard in shard_batch(items_of(lengths), world_size=ranks, micro_batch_size=micro_batch_size):
+        assert shard.totals == want
 
 
 def test_ranks_get_even_loads_and_micro_batches_like_lengths() -> None:
     lengths = [(10, n) for n in range(1, 33)]
-    all_items = shard_batch(items_of(lengths), world_size=2, micro_batch_size=4)
+    shards = shard_batch(items_of(lengths), world_size=2, micro_batch_size=4)
     loads = [
-        sum(i.prompt_tokens + i.answer_tokens for run in h.micro_batches for i in run) for h in all_items
+        sum(i.prompt_tokens + i.answer_tokens for run in shard.micro_batches for i in run) for shard in shards
     ]
     assert abs(loads[0] - loads[1]) <= 2
-    for rank_items in all_items:
+    for shard in shards:
         spreads = [max(i.answer_tokens for i in run) - min(i.answer_tokens for i in run)
-                   for run in rank_items.micro_batches]  # fmt: skip
+                   for run in shard.micro_batches]  # fmt: skip
         assert max(spreads) <= 8
 
 
 def test_a_rank_without_an_answer_still_takes_part() -> None:
-    all_items = shard_batch(items_of([(2, 3)]), world_size=3, micro_batch_size=2)
-    assert [len(rank_items.micro_batches[0]) for rank_items in all_items] == [1, 0, 0]
+    shards = shard_batch(items_of([(2, 3)]), world_size=3, micro_batch_size=2)
+    assert [len(shard.micro_batches[0]) for shard in shards] == [1, 0, 0]
 
 
 def test_texts_have_totals_of_their_own() -> None:
@@ -72,7 +72,7 @@ def test_texts_have_totals_of_their_own() -> None:
         assert (len(rank_batch.answers.micro_batches), len(rank_batch.texts.micro_batches)) == (1, 2)
 
 
-def test_a_step_without_texts_has_no_rounds_of_them() -> None:
+def test_a_step_without_texts_has_no_micro_batches_of_them() -> None:
     assert shard_step(items_of([(2, 3)]), [], world_size=1, micro_batch_size=1)[0].texts.micro_batches == ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,10 +16,11 @@ from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.common.packed_attention import enable_packing, read
 from minillm_ray.common.types import Passage, Rollout, Scored
 from minillm_ray.learner.batching import Batch, batch_of
+from minillm_ray.learner.engine import Result, TrainEngine
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.rank import head_of
 from minillm_ray.learner.sharding import Item, shard_batch, shard_step
-from minillm_ray.learner.step import Result, StepRules, StepRunner
+from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,
     VOCABULARY,
@@ -36,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 class PlainEngine:
-    """One rank and its student; the optimiser only tells the norm."""
+    """What a step asks of a TrainEngine: one rank and its student; the optimiser only tells the norm."""
 
     def __init__(self, scene: Scene, *, max_packed_len: int = 1000):
         self.device, self.student = CPU, model_of(scene.student)
@@ -76,7 +77,7 @@ def step(
     samples: Sequence[Scored | Passage],
     texts: Sequence[Scored | Passage] = (),
     *,
-    micro_batch: int = 3,
+    micro_batch_size: int = 3,
     engine: PlainEngine | None = None,
     fresh: bool = False,
     first_epoch: bool = False,
@@ -84,9 +85,12 @@ def step(
     """Means of all metrics, and the gradient of every parameter."""
     engine = engine or PlainEngine(scene)
     rules = StepRules(objective=objective, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, chunk_tokens=5)
-    runner = StepRunner(engine, rules, head_of(scene.head, VOCABULARY, CPU))
+    runner = StepRunner(cast(TrainEngine, engine), rules, head_of(scene.head, VOCABULARY, CPU))
     (rank_batch,) = shard_step(
-        items_of("answers", samples), items_of("texts", texts), world_size=1, micro_batch_size=micro_batch
+        items_of("answers", samples),
+        items_of("texts", texts),
+        world_size=1,
+        micro_batch_size=micro_batch_size,
     )
 
     def load(item: Item) -> Scored | Passage:
@@ -130,8 +134,10 @@ OBJECTIVES = {
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: ObjectiveConfig) -> None:
     values, want = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8)
-    for micro_batch in (1, 3):
-        found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch_size=micro_batch)
+    for micro_batch_size in (1, 3):
+        found, gradient = step(
+            scene, objective, scene.samples, scene.texts, micro_batch_size=micro_batch_size
+        )
         assert found == pytest.approx(values, rel=1e-5)
         assert_same(gradient, want)
 
@@ -302,7 +308,7 @@ def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
     (rank_items,) = shard_batch(items_of("answers", scene.samples), world_size=1, micro_batch_size=3)
     head = head_of(scene.head, VOCABULARY, CPU)
     found = measure(
-        engine,
+        cast(TrainEngine, engine),
         rank_items,
         lambda item: scene.samples[item.position],
         teacher=head,
@@ -327,7 +333,7 @@ def test_measuring_without_a_teacher_leaves_the_divergences_out(scene: Scene) ->
     passages = [sample.passage for sample in scene.samples]
     (rank_items,) = shard_batch(items_of("answers", passages), world_size=1, micro_batch_size=8)
     (first, *_) = measure(
-        PlainEngine(scene),
+        cast(TrainEngine, PlainEngine(scene)),
         rank_items,
         lambda item: passages[item.position],
         teacher=None,

@@ -32,7 +32,7 @@ class Rank:
 
     _listen_socket: socket.socket | None = None
 
-    def index(self) -> int:
+    def listen(self) -> int:
         self._listen_socket = socket.create_server(("127.0.0.1", 0))
         return self._listen_socket.getsockname()[1]
 
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, size: int):
         self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
-        port = self._ranks[0].index.remote()
+        port = self._ranks[0].listen.remote()
         self._met = [rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -86,16 +86,16 @@ class Learner:
         metrics = self.runner.step(rank_batches[self.rank], self._load, fresh=True, first_epoch=True)
         return {name: total / count for name, (total, count) in metrics.items()}
 
-    def all_items(self) -> tuple[list[Item], list[Item]]:
+    def items(self) -> tuple[list[Item], list[Item]]:
         return items_of("answers", self.scene.samples), items_of("texts", self.scene.texts)
 
     def measure(self) -> list[AnswerMeasure]:
-        all_items = shard_batch(
-            self.all_items()[0], world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
+        shards = shard_batch(
+            self.items()[0], world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
         )
         return measure(
             self.engine,
-            all_items[self.rank],
+            shards[self.rank],
             self._load,
             teacher=self.runner.teacher,
             temperature=1.0,
@@ -116,7 +116,7 @@ def train(
 ) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     """Metrics of each step over the whole scene, and the weights afterwards."""
     learner = Learner(rank, world, device, config, scene)
-    metrics = [learner.step(*learner.all_items()) for _ in range(steps)]
+    metrics = [learner.step(*learner.items()) for _ in range(steps)]
     return metrics, learner.weights()
 
 
@@ -127,12 +127,12 @@ def train_in_halves(
     first = Learner(rank, world, device, config, scene)
     losses = []
     for step in range(4):
-        losses.append(first.step(*first.all_items())["learner/loss"])
+        losses.append(first.step(*first.items())["learner/loss"])
         if step == 1:
             checkpoint.save(first.engine, folder, step=2, rank=rank, world=world)
     second = Learner(rank, world, device, config, scene)
     step = checkpoint.restore(second.engine, folder, rank=rank, world=world)
-    again = [second.step(*second.all_items())["learner/loss"] for _ in range(2)]
+    again = [second.step(*second.items())["learner/loss"] for _ in range(2)]
     return losses, again, step
 
 
@@ -143,7 +143,7 @@ def meet_a_bad_answer(
     learner = Learner(rank, world, device, config, scene)
     before, told = learner.weights(), ""
     try:
-        learner.step(*learner.all_items())
+        learner.step(*learner.items())
     except NonFiniteLoss as error:
         told = str(error)
     after = learner.weights()
@@ -195,7 +195,7 @@ def published(
 ) -> tuple[list[tuple[int, dict[str, np.ndarray]]] | None, dict[str, np.ndarray]]:
     """(arrays, tensors) of each bucket after a step, from rank 0; and the weights."""
     learner = Learner(rank, world, device, config, scene)
-    learner.step(*learner.all_items())
+    learner.step(*learner.items())
     manifest = publish(
         learner.engine,
         WeightVersion(1),
@@ -217,7 +217,7 @@ def exported_and_adopted(
 ) -> tuple[list[dict[str, np.ndarray]], list[float]]:
     """Weights when exported, two steps later, when taken on again; losses of those steps and two more."""
     learner = Learner(rank, world, device, config, scene)
-    items = learner.all_items()
+    items = learner.items()
     learner.step(*items)
     weights = [learner.weights()]
     checkpoint.export_student(learner.engine, folder, config.student, rank=rank)

@@ -14,7 +14,15 @@ from rich.console import Console
 def measured(kl: float, rouge: float) -> Measurement:
     scores = [
         AnswerScore(
-            prompt_id=f"heldout/{n}", sample=0, rouge_l=rouge, exact_match=rouge, tokens=2, finished=True
+            prompt_id=f"heldout/{n}",
+            sample=0,
+            rouge_l=rouge,
+            exact_match=rouge,
+            accuracy=None,
+            tokens=2,
+            finished=True,
+            repeated_grams=0.0,
+            grams=1.0,
         )
         for n in range(20)
     ]

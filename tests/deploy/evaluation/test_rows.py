@@ -20,7 +20,7 @@ from minillm_ray.deploy.evaluation.store import EvalFolder, slug
 
 def answer(prompt: str, seed: int, rouge: float | None, *, tokens: int = 4, kl: float = 2.0) -> AnswerFigures:
     return AnswerFigures(
-        prompt_id=prompt, seed=seed, rouge_l=rouge, exact_match=None, accuracy=None, tokens=tokens,
+        prompt_id=prompt, sample=0, seed=seed, rouge_l=rouge, exact_match=None, accuracy=None, tokens=tokens,
         finished=tokens < 8, repeated_grams=1.0, grams=5.0, reverse_kl=kl, forward_kl=None,
     )  # fmt: skip
 

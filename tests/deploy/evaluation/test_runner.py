@@ -32,8 +32,8 @@ class Played:
             raise WorkerDied("rollout-0 died")
         self._part.answers = [
             AnswerFigures(
-                prompt_id=id, sample=0, seed=10, rouge_l=50.0, exact_match=0.0, accuracy=None, tokens=3, finished=True,
-                repeated_grams=0.0, grams=2.0,
+                prompt_id=id, sample=0, seed=10, rouge_l=50.0, exact_match=0.0, accuracy=None, tokens=3,
+                finished=True, repeated_grams=0.0, grams=2.0,
             )
             for id in self._ids
         ]  # fmt: skip

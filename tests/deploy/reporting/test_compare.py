@@ -110,8 +110,8 @@ def part(model: str, gain: float) -> Part:
     """Five prompts with two seeds each, no reference of more than ten words, and five classifications."""
     answers = [
         AnswerFigures(
-            prompt_id=f"dolly/{n}", seed=seed, rouge_l=10.0 * n + gain, exact_match=50.0, accuracy=None,
-            tokens=4, finished=True, repeated_grams=0.0, grams=1.0,
+            prompt_id=f"dolly/{n}", sample=0, seed=seed, rouge_l=10.0 * n + gain, exact_match=50.0,
+            accuracy=None, tokens=4, finished=True, repeated_grams=0.0, grams=1.0,
         )
         for n in range(5)
         for seed in (10, 20)

@@ -30,7 +30,7 @@ RANKS = 2
 def start(
     scene: Scene, options: Callable[[int], dict[str, Any]] = lambda rank: {}, **learner: Any
 ) -> LearnerGroup:
-    config = run_config(scene, ranks=RANKS, **learner)
+    config = run_config(scene, world_size=RANKS, **learner)
     group = LearnerGroup(config, VOCABULARY, lambda rank: {"num_cpus": 0.2, **options(rank)})
     group.set_teacher_head(ray.put(scene.head))
     return group
@@ -45,9 +45,9 @@ def group(ray_cluster: None, scene: Scene) -> Iterator[LearnerGroup]:
 
 
 def test_nobody_can_take_the_port_where_ranks_will_meet(ray_cluster: None, scene: Scene) -> None:
-    config = run_config(scene, ranks=RANKS)
+    config = run_config(scene, world_size=RANKS)
     first: Any = LearnerActor.options(num_cpus=0.2).remote("learner-0", 0, RANKS, config, VOCABULARY)
-    address, port = ray.get(first.bundle.remote())
+    address, port = ray.get(first.listen.remote())
     with pytest.raises(OSError, match="in use"):
         socket.create_server(("", port))  # of IPv4 too
     with socket.create_connection((address, port), timeout=5):
@@ -124,7 +124,7 @@ def test_answers_are_measured_in_the_order_in_which_they_came(group: LearnerGrou
 def test_the_group_learns_exactly_as_its_ranks_do(
     group: LearnerGroup, scene: Scene, worlds: dict[int, World], tmp_path: Path
 ) -> None:
-    config = run_config(scene, ranks=RANKS, zero_stage=3)
+    config = run_config(scene, world_size=RANKS, zero_stage=3)
     (metrics, weights), _ = worlds[RANKS].run(train, config, scene, 2)
     answers, texts = items(scene.samples), items_of(ray.put(scene.texts), scene.texts)
     group.save(tmp_path / "start")
@@ -186,7 +186,7 @@ def test_an_error_of_one_rank_ends_the_others_that_wait_for_it(
     ray_cluster: None, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minillm_ray.deploy.runtime.learner_group.GRACE_S", 1.0)
-    group = start(scene, lambda rank: {"name": f"third-learner-{rank}"}, micro_batch=8)
+    group = start(scene, lambda rank: {"name": f"third-learner-{rank}"}, micro_batch_size=8)
     samples = list(scene.samples)
     samples[0] = replace(samples[0], hidden=None)
     with pytest.raises(DataError, match=r"p/0#0.*hidden states"):
@@ -197,7 +197,7 @@ def test_an_error_of_one_rank_ends_the_others_that_wait_for_it(
 
 def test_measures_of_two_ranks_are_those_of_one(scene: Scene, worlds: dict[int, World]) -> None:
     (alone,) = worlds[1].run(measured, run_config(scene), scene)
-    shared = worlds[2].run(measured, run_config(scene, ranks=2, zero_stage=3), scene)
+    shared = worlds[2].run(measured, run_config(scene, world_size=2, zero_stage=3), scene)
     found = {record.prompt_id: record for records in shared for record in records}
     assert len(found) == len(alone) == len(scene.samples)
     for record in alone:

@@ -5,8 +5,9 @@ from minillm_ray.deploy.training.measurement import Measurement
 
 def score(prompt: str, sample: int, tokens: int, rouge: float | None) -> AnswerScore:
     return AnswerScore(
-        prompt_id=prompt, sample=sample, rouge_l=rouge, exact_match=rouge, tokens=tokens, finished=True
-    )
+        prompt_id=prompt, sample=sample, rouge_l=rouge, exact_match=rouge, accuracy=None, tokens=tokens,
+        finished=True, repeated_grams=0.0, grams=1.0,
+    )  # fmt: skip
 
 
 def test_reverse_kl_is_per_token_and_rouge_per_answer():

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, TeacherServerConfig
+from minillm_ray.common.metrics import MOST_STATES_GAP
 from minillm_ray.common.types import BatchSummary
-from minillm_ray.deploy.runtime import workers as cast_module
+from minillm_ray.deploy.runtime import workers as workers_module
 from minillm_ray.deploy.runtime.pool import Chunk
 from minillm_ray.deploy.runtime.workers import WorkerGroup
-from minillm_ray.deploy.training.collapse import MOST_STATES_GAP, symptoms
+from minillm_ray.deploy.training.collapse import symptoms
 
 SIZES = BatchSummary(prompt_ids=("a",), samples=(0,), prompt_tokens=(3,), answer_tokens=(4,))
 STUDENT, TEACHER = ModelConfig(path="student"), ModelConfig(path="teacher")
@@ -44,35 +45,35 @@ class Teachers:
 
 
 def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[WorkerGroup, Teachers, list[Any]]:
-    monkeypatch.setattr(cast_module, "result_of", lambda value, name: value)
-    start_workers, teachers = WorkerGroup.__new__(WorkerGroup), Teachers(gap)
-    start_workers._config = RunConfig(student=STUDENT, teacher=TEACHER)
-    start_workers._teachers = teachers  # pyright: ignore[reportAttributeAccessIssue]
-    start_workers.states, start_workers.states_gap = "float32", None
+    monkeypatch.setattr(workers_module, "result_of", lambda value, name: value)
+    workers, teachers = WorkerGroup.__new__(WorkerGroup), Teachers(gap)
+    workers._config = RunConfig(student=STUDENT, teacher=TEACHER)
+    workers._teachers = teachers  # pyright: ignore[reportAttributeAccessIssue]
+    workers.states, workers.states_gap = "float32", None
     chunks = [
         Chunk(ref="mixed", summary=SIZES, scored=True),
         Chunk(ref="given", summary=SIZES),
         Chunk(ref="mixed too", summary=SIZES, scored=True),
     ]
-    first = [chunk.ref for chunk in start_workers.score(chunks, hidden=True, logprobs=True)]
-    assert [chunk.ref for chunk in start_workers.score(chunks, hidden=True, logprobs=True)] == first
+    first = [chunk.ref for chunk in workers.score(chunks, hidden=True, logprobs=True)]
+    assert [chunk.ref for chunk in workers.score(chunks, hidden=True, logprobs=True)] == first
     assert teachers.asked == ["mixed"], "one answer of the first set is enough"
-    return start_workers, teachers, first
+    return workers, teachers, first
 
 
 def test_states_that_are_the_teachers_own_stay_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    start_workers, teachers, refs = scored(MOST_STATES_GAP, monkeypatch)
+    workers, teachers, refs = scored(MOST_STATES_GAP, monkeypatch)
     assert refs == ["mixed", "given as the teacher reads it", "mixed too"]
     assert set(teachers.read) == {"given"}
-    assert start_workers.states == "float32"
+    assert workers.states == "float32"
 
 
 def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start_workers, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
+    workers, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
     assert refs == [f"{name} as the teacher reads it" for name in ("mixed", "given", "mixed too")]
-    assert start_workers.states is None
+    assert workers.states is None
     (symptom,) = symptoms({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
     assert "teacher_server.reuse=false" in str(symptom)
     assert not symptoms({"teacher/states_gap": MOST_STATES_GAP}, {})

@@ -5,33 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
-from minillm_ray.actors.answer_parts import PartsWriter, answered, join
-from minillm_ray.common.types import FinishReason, Rollout, WeightVersion
+from minillm_ray.actors.answer_files import answered, join
+from minillm_ray.actors.text_sink import TextSink
+from minillm_ray.tests.actors.words import rollout, word_tokenizer
 
-WORDS = ["<eos>", "the", "cat\u2028sat", "mat"]
-
-
-class WordTokenizer:
-    def decode(self, token_ids, *, skip_special_tokens):
-        return " ".join(WORDS[i] for i in token_ids if not (skip_special_tokens and i == 0))
-
-
-def rollout(number: int, answer: list[int], sample: int = 0, finish: FinishReason = "stop") -> Rollout:
-    logprobs = np.full(len(answer), -1.0, np.float32)
-    return Rollout(
-        prompt_id=f"train/{number}",
-        prompt_ids=np.array([1], np.int32),
-        answer_ids=np.array(answer, np.int32),
-        sample=sample,
-        behaviour_logprobs=logprobs,
-        student_logprobs=logprobs,
-        mixed_teacher_logprobs=None,
-        oldest=WeightVersion(0),
-        newest=WeightVersion(0),
-        finish=finish,
-    )
+SINK = TextSink(word_tokenizer("the", "cat\u2028sat", "mat"))
 
 
 def asked(*numbers: int) -> dict[str, dict[str, Any]]:
@@ -41,11 +20,11 @@ def asked(*numbers: int) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def written(tmp_path):
     """Answers to questions 0, 1 and 3, the later part first; question 2 is not answered yet."""
-    writer = PartsWriter(WordTokenizer(), tmp_path)
-    writer.write(3, asked(3), [rollout(3, [0])])
-    cut = rollout(0, [1, 1], sample=1, finish="length")
-    writer.write(0, asked(0, 1), [rollout(0, [2, 0]), cut, rollout(1, [1, 3, 0])])
-    (tmp_path / "parts" / "part-0000002-0000002.partial").write_text("{")
+    SINK.write_part(tmp_path, 3, asked(3), [rollout([0], "train/3")])
+    cut = rollout([1, 1], "train/0", sample=1, finish="length")
+    answers = [rollout([2, 0], "train/0"), cut, rollout([1, 3, 0], "train/1")]
+    assert SINK.write_part(tmp_path, 0, asked(0, 1), answers) == 3
+    (tmp_path / "parts" / "part-0000002-0000002.jsonl.partial").write_text("{")
     return tmp_path
 
 
@@ -79,6 +58,6 @@ def test_cut_answers_are_kept_only_if_asked_for(written):
 
 def test_an_answer_to_a_chat_is_its_last_turn(tmp_path):
     turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
-    PartsWriter(WordTokenizer(), tmp_path).write(0, {"train/0": {"messages": turns}}, [rollout(0, [1, 0])])
+    SINK.write_part(tmp_path, 0, {"train/0": {"messages": turns}}, [rollout([1, 0], "train/0")])
     join(tmp_path, keep_cut=False)
     assert rows(tmp_path)[0]["messages"] == [*turns, {"role": "assistant", "content": "the"}]

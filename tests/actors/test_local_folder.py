@@ -1,11 +1,11 @@
-"""All parts of a run read one revision of a model."""
+"""All processes of a run read one revision of a model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from minillm_ray.actors.hub import local_folder
+from minillm_ray.actors.vllm_engine import local_folder
 from minillm_ray.common.config.run import ModelConfig
 from minillm_ray.common.errors import ModelError
 
@@ -36,6 +36,6 @@ def test_a_name_on_the_hub_becomes_the_files_of_its_revision(hub, revision, comm
     assert found == str(hub / "snapshots" / (commit * 40))
 
 
-def test_a_revision_that_is_not_there_is_told_with_its_name(hub):
+def test_a_revision_that_is_not_there_is_named_in_the_error(hub):
     with pytest.raises(ModelError, match="v3"):
         local_folder(ModelConfig(path="someone/small", revision="v3"))
