@@ -150,13 +150,7 @@ def token_constants(
 
 def _refuse_inexact(settings: ObjectiveConfig) -> None:
     """Per-decision weights are exact for sums of rewards alone: nothing normalised, whitened or clipped."""
-    faults = settings.faults()
-    if "per_decision" in (settings.importance_weight, settings.single_step_weight) and settings.whiten:
-        faults.append(
-            "objective.whiten = true contradicts per_decision weights, which are exact only without "
-            "it; set objective.whiten=false or per_token weights"
-        )
-    if faults:
+    if faults := settings.faults():
         raise ConfigError(*faults, source="objective")
 
 
