@@ -263,13 +263,15 @@ def text_loss(settings: ObjectiveConfig) -> TokenLoss:
     return lambda divergence, logprob, tokens: (fraction * divergence - (1 - fraction) * logprob, {})
 
 
-def answer_divergence(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence | None:
+def answer_divergence(
+    settings: ObjectiveConfig, hard: Tensor | None = None, plugins: tuple[str, ...] = ()
+) -> Divergence | None:
     """Which full-vocabulary divergence the answers' loss reads; None: it needs no teacher head.
 
-    `hard` bool [N]: which tokens are hard, for `kd` by atkd only.
+    `hard` bool [N]: which tokens are hard, for `kd` by atkd only. `plugins`: modules that may offer one.
     """
     if settings.kind == "kd":
-        return divergence_of(settings, hard)
+        return divergence_of(settings, hard, plugins)
     return REVERSE_KL if settings.kind == "minillm" and settings.single_step else None
 
 

@@ -1,12 +1,12 @@
 """The settings of the objective: every choice in which paper and reference code differ, by name.
 
-"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/concepts/equations.md says where each
-setting enters the maths. `preset: reference` reproduces the reference number for number.
+"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/concepts/equations.md says where
+each setting enters the maths. `preset: reference` reproduces the reference number for number.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ DivergenceName = Literal[
     "akl",
     "atkd",
 ]
+DIVERGENCES: tuple[str, ...] = get_args(DivergenceName)
+"""Those that the package brings; plugins may offer more."""
 KD_ONLY = ("divergence", "jsd_beta", "skew", "akl_mass", "atkd_easy_weight", "lm_share")
 """Settings that only kd reads."""
 REFERENCE: dict[str, Any] = {
@@ -62,9 +64,10 @@ class ObjectiveConfig(Section):
     preset: Literal["paper", "reference", "opd"] = "paper"
     """Where the other settings start from; a setting that is written out wins. opd = on-policy distillation
     by the sampled tokens alone: advantage = log p - log q of the token itself, nothing else."""
-    divergence: DivergenceName = "forward_kl"
+    divergence: str = "forward_kl"
     """What kd minimises. jsd is GKD's, skew_kl and skew_reverse_kl are DistiLLM's, akl weighs both KLs by
-    where student and teacher differ, atkd treats tokens by how sure the teacher is of them."""
+    where student and teacher differ, atkd treats tokens by how sure the teacher is of them; any other name is
+    one that a plugin offers."""
     sampled_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of each set that is sampled, the rest being the data's answers: GKD's lambda, but exact in every
     set. null = all for minillm, none for the others. Sampled by the student alone at rollout.teacher_mix = 0,

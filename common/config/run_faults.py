@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
-from ..errors import ABSENT, Fault
+from ..errors import ABSENT, ConfigError, Fault
+from ..plugins import plugin_names
+from .base import METRICS_SINKS
+from .objective import DIVERGENCES
 
 if TYPE_CHECKING:
     from .run import RunConfig
@@ -22,6 +26,7 @@ def run_faults(config: RunConfig) -> list[Fault]:
         *_sampling_faults(config),
         *config.prompts.faults(sources),
         *_data_faults(config),
+        *_plugin_faults(config),
     ]
 
 
@@ -245,4 +250,26 @@ def _data_faults(config: RunConfig) -> list[Fault]:
                 also=("objective.kind", "objective.sampled_share", "rollout.rollout_batch_size"),
             )
         )
+    return found
+
+
+def _plugin_faults(config: RunConfig) -> list[Fault]:
+    """Whether what is asked for by name is brought by the package or by a plugin."""
+    found = []
+    asked = [
+        ("divergences", "objective.divergence", (config.objective.divergence,), DIVERGENCES),
+        ("metrics_sinks", "metrics_sinks", config.metrics_sinks, METRICS_SINKS),
+    ]
+    for kind, key, names, own in asked:
+        try:
+            known = [*own, *plugin_names(kind, config.plugins)]
+        except ConfigError as error:
+            return [*error.faults]
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+                found.append(
+                    Fault(key, name, "is neither ours nor a plugin's", f"{hint}; plugins=[...] names modules")
+                )
     return found

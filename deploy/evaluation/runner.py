@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from ...common.config.eval import METRICS, EvalConfig
+from ...common.logs import driver_logs, person_sees
 from ..cli.progress import Progress, summary_of
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
@@ -107,7 +108,11 @@ def _measure_all(
     if len(results):
         progress.say(f"{len(results)} of {total} pairs of model and data are here already")
     if len(results) < total:
-        with cluster(config.cluster) as dashboard:
+        with (
+            driver_logs(folder.path),
+            person_sees(progress.say),
+            cluster(config.cluster) as dashboard,
+        ):
             if dashboard:
                 progress.say(f"Ray dashboard: {dashboard}")
             progress.start_steps(len(results), total)

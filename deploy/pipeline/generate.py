@@ -21,6 +21,7 @@ from rich.console import Console
 from ...actors.answer_files import ANSWERS, PARTS, Joined, answered, join
 from ...common.config.generate import Author, GenerateConfig
 from ...common.errors import ABSENT, ConfigError, DataError, Fault, InputError, collect_error, merge_errors
+from ...common.logs import driver_logs, person_sees
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
 from ..cli.progress import Progress, clock, summary_of
 from ..config.loader import CONFIG_FILE, Values, read_settings, validated_as
@@ -161,7 +162,8 @@ def generate(
         if done:
             progress.say(f"{len(done):,} of {len(plan.prompts):,} questions are answered already")
         if left:
-            _draw(config, plan, left, len(done), progress)
+            with driver_logs(folder), person_sees(progress.say):
+                _draw(config, plan, left, len(done), progress)
         joined = join(folder, keep_cut=config.keep_cut)
         cut = _cut_fault(joined, config)
         if joined.cut and not config.keep_cut:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from ...common.config.run import RunConfig
-from ...common.errors import ConfigError, Fault
-from ...common.logs import driver_logs, person_sees
+from ...common.errors import ClusterError, ConfigError, Fault
+from ...common.logs import EventLog, driver_logs, person_sees
+from ...common.process import ProcessFacts
 from ..cli.progress import Progress, summary_of
 from ..config.loader import load_run, save_resolved
 from ..data.streams import DataStreams
@@ -21,6 +23,8 @@ from .driver import Driver, Result
 from .metrics_log import MetricsLog, drop_after, read_metrics
 from .run_dir import RunFolder, State
 from .sinks import SinkContext, make_sinks
+
+log = EventLog(__name__)
 
 
 def start_run(
@@ -93,12 +97,30 @@ def _run(
                     vocabulary=plan.vocabulary,
                     max_tokens=plan.max_tokens,
                 ) as workers:
+                    _log_workers(workers.facts, config, metrics_log)
                     driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:
                 metrics_log.close()
     plot_run(folder.path / "plots", {folder.path.name: read_metrics(folder.path)})
     return result
+
+
+def _log_workers(workers: Sequence[ProcessFacts], config: RunConfig, metrics_log: MetricsLog) -> None:
+    """Keep what is known of every process.
+
+    Raises ClusterError if a learner rank, which saves checkpoints itself, does not see the run's folder.
+    """
+    for facts in workers:
+        log.event("worker ready", worker=asdict(facts))
+        metrics_log.event("worker", **asdict(facts))
+    blind = [facts for facts in workers if facts.name.startswith("learner-") and not facts.sees_run_dir]
+    if blind:
+        named = ", ".join(f"{facts.name} on {facts.node}" for facts in blind)
+        raise ClusterError(
+            f"output_dir = {config.output_dir} is not seen by {named}, which would save checkpoints there;"
+            " put it on storage that every machine mounts at the same path"
+        )
 
 
 def _context(config: RunConfig, folder: RunFolder, state: State | None) -> SinkContext:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from minillm_ray.common.config.objective import DivergenceName, ObjectiveConfig
 from minillm_ray.common.errors import ConfigError
-from minillm_ray.learner.divergences import DoubtSplit, divergence_of
+from minillm_ray.learner.divergences import DoubtSplit, by_autograd, divergence_of
 from minillm_ray.learner.objective import Answers, answer_divergence, token_constants, token_loss
 from torch import Tensor
 
@@ -178,3 +178,31 @@ def test_sampled_answers_are_for_objectives_that_can_have_them():
         assert "objective.sampled_share" in fault
     with pytest.raises(ConfigError):
         raise ConfigError(*settings("jsd", jsd_beta=0).faults())
+
+
+def test_a_divergence_by_autograd_has_the_value_and_slope_of_the_closed_form():
+    torch.manual_seed(0)
+    log_q, log_p = (torch.randn(4, 9, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    ids, by_value, by_logprob = torch.zeros(4, 1, dtype=torch.int64), torch.rand(4, 1), torch.rand(4, 1)
+    plain = by_autograd(lambda q, p: ((q.exp() - p.exp()) * (q - p)).sum(-1))
+    found = []
+    for fn in (plain, divergence_of(settings("jeffreys")).walk):
+        value, grad = fn(log_q.clone(), log_p.clone(), ids, slice(0, 4))
+        found.append((value, grad(by_value.double(), by_logprob.double())))
+    (one, slope), (other, expected) = found
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(slope, expected)
+
+
+def test_a_divergence_of_a_plugin_is_the_one_that_kd_minimises(tmp_path, monkeypatch):
+    (tmp_path / "my_losses.py").write_text(
+        "from minillm_ray.learner.divergences import by_autograd\n"
+        "divergences = {'hellinger': by_autograd("
+        "lambda q, p: 1 - ((q + p) / 2).exp().sum(-1))}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = answer_divergence(ObjectiveConfig(kind="kd", divergence="hellinger"), plugins=("my_losses",))
+    assert found is not None
+    log_q = torch.log_softmax(torch.randn(2, 5), -1)
+    value, _ = found.walk(log_q.clone(), log_q.clone(), torch.zeros(2, 1, dtype=torch.int64), slice(0, 2))
+    torch.testing.assert_close(value, torch.zeros(2), atol=1e-6, rtol=0)

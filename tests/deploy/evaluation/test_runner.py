@@ -102,9 +102,7 @@ def test_engines_may_be_more_or_fewer_than_before(played, tmp_path, model):
     evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.num_engines=2", "engine.chunk=7"))
 
 
-def test_all_that_is_wrong_with_models_and_data_is_told_at_once_by_the_evaluation_s_names(
-    tmp_path, model
-):
+def test_all_that_is_wrong_with_models_and_data_is_told_at_once_by_the_evaluation_s_names(tmp_path, model):
     config = settings(tmp_path, model, ["fine"], "engine.kv_cache_gib=1e-5", "template=chat")
     missing = [EvalModel(path="./none", name="gone"), EvalModel(path=str(model), name="fine")]
     rows = [EvalData(path="./no.jsonl", name="lost"), EvalData(path=config.data[0].path, output="answers")]
