@@ -27,7 +27,8 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def run(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Path:
     """A run whose teacher reads every answer by itself."""
     folder = tmp_path_factory.mktemp("logs") / "run"
-    train(tiny_run(*tiny_pair, questions, folder, teacher_server={"reuse": False}), progress=False)
+    teacher, student = tiny_pair
+    train(tiny_run(teacher, student, questions, folder, teacher_server={"reuse": False}), progress=False)
     return folder
 
 
@@ -78,6 +79,7 @@ def test_a_run_whose_learner_does_not_see_its_folder_is_refused(
         return target
 
     monkeypatch.setattr(logs, "start_run_logs", on_another_disk)
-    config = tiny_run(*tiny_pair, questions, tmp_path / "run", objective={"kind": "sft"}, teacher=None)
+    teacher, student = tiny_pair
+    config = tiny_run(teacher, student, questions, tmp_path / "run", objective={"kind": "sft"}, teacher=None)
     with pytest.raises(ClusterError, match=r"is not seen by learner-0 on .*every machine mounts"):
         train(config, progress=False)
