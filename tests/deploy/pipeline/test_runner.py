@@ -108,12 +108,12 @@ def test_a_data_set_that_a_phase_names_has_columns_of_its_own(here):
 
 def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
     found = faults(
-        here, "base.learner.ranks=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
+        here, "base.learner.max_step=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
         "phases.eval.num_seeds=0", "phases.minillm.student.path=${output_dir}/sfft/best",
     )  # fmt: skip
     text = "\n".join(found)
-    assert text.count("learner.ranks is unknown; did you mean learner.world_size?") == 1
-    assert "phases.sft, phases.answers, phases.seqkd, phases.minillm: learner.ranks" in text
+    assert text.count("learner.max_step is unknown; did you mean learner.max_steps?") == 1
+    assert "phases.sft, phases.answers, phases.seqkd, phases.minillm: learner.max_step " in text
     assert "phases.sft: invalid value critic for model; expected one of student, teacher" in found
     assert "phases.minillm: invalid value 2 for rollout.teacher_mix" in text
     assert "phases.eval: invalid value 0 for num_seeds" in text
