@@ -119,4 +119,4 @@ class TextConfig(Section):
     batch_size: Count | None = None
     """Blocks mixed into each optimiser step; null = as many as answers."""
     validation_blocks: Annotated[int, Field(ge=0)] = 0
-    """Where only text is learned: blocks, evenly spread, that are held out; their loss chooses the best student."""
+    """Where only text is learned: number of evenly spread blocks held out; their loss chooses the best."""

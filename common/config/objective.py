@@ -1,7 +1,7 @@
 """The settings of the objective: every choice in which paper and reference code differ, by name.
 
-"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/concepts/equations.md says where each
-setting enters the maths. `preset: reference` reproduces the reference number for number.
+"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/concepts/equations.md says where
+each setting enters the maths. `preset: reference` reproduces the reference number for number.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from minillm_ray.common.config.eval import EvalConfig
+from minillm_ray.common.config.generate import GenerateConfig
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.pipeline import chain as chain_module
@@ -92,8 +93,10 @@ def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_o
         8,
     )
     assert sft.config.output_dir == here / "whole" / "sft"
-    assert {phase.config.seed for phase in (sft, seqkd, minillm)} == {5}
+    assert {phase.settings()["seed"] for phase in (sft, seqkd, minillm)} == {5}
+    assert isinstance(answers.config, GenerateConfig)
     assert answers.config.model.path == str((here / "teacher").resolve())
+    assert isinstance(minillm.config, RunConfig)
     assert minillm.config.student.path == str(here / "whole" / "seqkd" / "best")
     assert isinstance(evaluation.config, EvalConfig)
     assert evaluation.config.model_names() == ["student", "minillm/best"]
@@ -101,9 +104,11 @@ def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_o
 
 
 def test_a_data_set_that_a_phase_names_has_columns_of_its_own(here):
-    train = load(here).phases[2].config.data.train
+    config = load(here).phases[2].config
     answers = str(here / "whole" / "answers" / "answers.jsonl")
-    assert train.model_dump(exclude_unset=True) == {"path": answers}
+    assert isinstance(config, RunConfig)
+    assert config.data.train is not None
+    assert config.data.train.model_dump(exclude_unset=True) == {"path": answers}
 
 
 def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
