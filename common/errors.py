@@ -4,9 +4,9 @@
       InputError         something that a person gave cannot be used  (also a ValueError)
         ConfigError      the run file asks for something impossible
         DataError        a prompt, text or record is not usable
-        ModelError       a model cannot play the part it was given
+        ModelError       a model cannot be used as it was asked
       ClusterError       Ray or its machines cannot hold this run     (also a RuntimeError)
-      NonFiniteLoss      training met a loss that is no number        (also an ArithmeticError)
+      NonFiniteLoss      a loss or gradient is not finite             (also an ArithmeticError)
       WorkerDied         an actor or rank died                        (also a RuntimeError)
 
 An InputError carries faults; they become words in `str()`, where they are shown. All errors survive pickling,
@@ -38,7 +38,7 @@ class Fault:
     value: Any
     reason: str
     """What is wrong, as the rest of a sentence that begins with the setting and its value; "" = the value
-    itself cannot be taken."""
+    itself is invalid."""
     fix: str
     """The way out, as a phrase."""
     also: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class DataError(InputError):
 
 
 class ModelError(InputError):
-    """A model cannot play its part: missing, of the wrong kind, or with another tokenizer."""
+    """A model cannot be used: it is missing, of the wrong kind, or has another tokenizer."""
 
 
 class ClusterError(MinillmError, RuntimeError):

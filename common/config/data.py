@@ -42,7 +42,7 @@ class DataConfig(Section):
     """The data sets of a run and how records become prompts."""
 
     train: PromptData | None = None
-    """Prompts to answer, or given answers. null = learn from `text` alone (objective.kind = sft)."""
+    """Prompts to answer, or given answers. null = learn from `text` only (objective.kind = sft)."""
     validation: PromptData | None = None
     """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
     test: PromptData | None = None
@@ -102,7 +102,7 @@ class PromptSettings:
 
 
 class TextConfig(Section):
-    """Plain text: for the language-model term (D_PT of the paper), or to learn from alone."""
+    """Plain text: for the language-model term (D_PT of the paper), or all that is learned from."""
 
     path: str
     """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
@@ -119,4 +119,4 @@ class TextConfig(Section):
     batch_size: Count | None = None
     """Blocks mixed into each optimiser step; null = as many as answers."""
     validation_blocks: Annotated[int, Field(ge=0)] = 0
-    """Where text alone is learned: blocks, evenly spread, that are held out; their loss chooses the best."""
+    """Where only text is learned: number of evenly spread blocks held out; their loss chooses the best."""

@@ -1,4 +1,4 @@
-"""What an evaluation is: which models, which data, which figures. Loads no torch, ray or vllm."""
+"""The settings of an evaluation: which models, which data, which metrics."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class EvalConfig(Section):
     data: Annotated[tuple[Data, ...], Field(min_length=1)]
     """Files, folders or hub data sets."""
     metrics: tuple[str, ...] | None = None
-    """Which figures; null = all that models and data allow."""
+    """Which metrics; null = all that models and data allow."""
     num_seeds: Count = 5
-    """Answers to each prompt, each by a seed of its own: 10, 20, 30 ... as in the paper."""
+    """Answers to each prompt, each with another seed: 10, 20, 30 ... as in the paper."""
     template: Template = "chat"
     """As data.template of a run."""
     system_prompt: str | None = None
@@ -85,7 +85,7 @@ class EvalConfig(Section):
     """Given answers longer than this are left out of lm_loss, with a message."""
     ended: Literal["left_out", "as_zero"] = "left_out"
     """How answers that have ended count in exposure bias at greater lengths: left out of the mean, or as 0
-    (the authors' code, which flattens the curve of a model that answers shortly)."""
+    (as in the authors' code, which flattens the curve of a model with short answers)."""
     engine: EngineConfig = EngineConfig()
     teacher_server: TeacherServerConfig = TeacherServerConfig()
     cluster: ClusterConfig = ClusterConfig()

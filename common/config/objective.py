@@ -50,7 +50,7 @@ OPD: dict[str, Any] = {
     "importance_weight": "none",
     "clip": "none",
 }
-"""Per-token on-policy distillation (Thinking Machines, 2025); it samples from the student alone."""
+"""Per-token on-policy distillation (Thinking Machines, 2025); it samples from the student only."""
 PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "reference": REFERENCE, "opd": OPD}
 """What each preset sets; the paper's settings are the defaults."""
 
@@ -63,15 +63,15 @@ class ObjectiveConfig(Section):
     answers; kd = a divergence between teacher and student at each position of given or sampled answers."""
     preset: Literal["paper", "reference", "opd"] = "paper"
     """Where the other settings start from; a setting that is written out wins. opd = on-policy distillation
-    by the sampled tokens alone: advantage = log p - log q of the token itself, nothing else."""
+    by the sampled tokens only: advantage = log p - log q of the token itself, nothing else."""
     divergence: str = "forward_kl"
     """What kd minimises. jsd is GKD's, skew_kl and skew_reverse_kl are DistiLLM's, akl weighs both KLs by
     where student and teacher differ, atkd treats tokens by how sure the teacher is of them; any other name is
     one that a plugin offers."""
     sampled_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of each set that is sampled, the rest being the data's answers: GKD's lambda, but exact in every
-    set. null = all for minillm, none for the others. Sampled by the student alone at rollout.teacher_mix = 0,
-    by the teacher alone at 1."""
+    set. null = all for minillm, none for the others. Sampled by the student only at rollout.teacher_mix = 0,
+    by the teacher only at 1."""
     jsd_beta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the teacher in the mixture that jsd compares both with."""
     skew: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -96,7 +96,7 @@ class ObjectiveConfig(Section):
     whiten: bool = False
     """Centre and scale advantages over all slots of the optimiser step, padding included. Reference only."""
     long_term: bool = True
-    """The sampled term of equation 3. false leaves the single-step term alone."""
+    """The sampled term of equation 3. false = only the single-step term."""
     single_step: bool = True
     """The exact sum over the vocabulary of equation 3."""
     single_step_weight: Weight = "per_token"
@@ -108,7 +108,7 @@ class ObjectiveConfig(Section):
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """Largest importance weight; null = none. Less variance for some bias."""
     clip: Literal["upper", "ppo", "none"] = "upper"
-    """upper = min(ratio, clipped ratio) whatever the sign (the paper's Algorithm 1); ppo = the pessimistic
+    """upper = min(ratio, clipped ratio) for either sign (the paper's Algorithm 1); ppo = the pessimistic
     one (reference)."""
     epsilon: Annotated[float, Field(gt=0)] = 0.2
     """epsilon: ratios beyond 1 +- epsilon get no gradient."""

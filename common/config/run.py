@@ -64,7 +64,7 @@ class RolloutConfig(EngineConfig):
     num_generations: Count = 1
     """Answers to each prompt."""
     teacher_mix: Fraction = 0.2
-    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
+    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student only."""
     ignore_eos: bool = False
     """Let answers run on to max_new_tokens: for measuring speed, not for learning."""
 
@@ -121,11 +121,11 @@ class LearnerConfig(Section):
     micro_batch_size: Count = 8
     """Answers in one forward pass of one rank."""
     num_iterations: Count | None = None
-    """Passes over each set of answers. null = 4 for minillm, 1 for its preset opd and for kd. Given answers
-    alone are always passed once."""
+    """Passes over each set of answers. null = 4 for minillm, 1 for its preset opd and for kd. Sets of
+    given answers only are always passed once."""
     token_budget: Count | None = None
-    """Trained answer tokens after which the run ends, each counted as often as it is met. null = the steps
-    alone end it; they also shape the schedule. For comparing methods at one budget."""
+    """Trained answer tokens after which the run ends, each counted as often as it is met. null = only the
+    steps end it; they also shape the schedule. For comparing methods at one budget."""
     optimizer: OptimizerConfig = OptimizerConfig()
     max_grad_norm: NonNegative = 1.0
     """Largest global gradient norm; 0 = no clipping."""
@@ -150,7 +150,7 @@ class LearnerConfig(Section):
 
     @property
     def effective_zero_stage(self) -> int:
-        """The ZeRO stage that runs: without ZeRO DeepSpeed sums gradients in bfloat16, at stage 1 in float32."""
+        """The ZeRO stage that runs: without ZeRO, gradients are added up in bfloat16; at stage 1 in float32."""
         return max(1, self.zero_stage) if self.dtype == "bfloat16" else self.zero_stage
 
 
@@ -160,7 +160,7 @@ class ValidationConfig(Section):
     metric: Literal["auto", "rouge_l", "reverse_kl", "loss"] = "auto"
     """Chooses the best student. auto = rouge_l where all prompts have references, else reverse_kl."""
     num_generations: Count = 1
-    """Answers to each validation prompt, drawn from the student alone."""
+    """Answers to each validation prompt, drawn from the student only."""
     test_num_generations: Count = 3
     """Answers, by as many seeds, to each held-out prompt, before and after the run."""
     max_new_tokens: Count | None = None
@@ -190,7 +190,7 @@ class ClusterConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that makes a run what it is."""
+    """All settings of a run."""
 
     student: ModelConfig
     teacher: ModelConfig | None = None
@@ -233,12 +233,12 @@ class RunConfig(Section):
 
     @property
     def text_alone(self) -> bool:
-        """Whether blocks of plain text are the given answers: every token but a block's first is learned."""
+        """Whether the given answers are blocks of plain text: every token but a block's first is learned."""
         return self.objective.kind == "sft" and self.text is not None and self.data.train is None
 
     @property
     def samples_answers(self) -> bool:
-        """Whether the run trains on sampled answers, alone or beside given ones."""
+        """Whether the run trains on sampled answers, with or without given ones."""
         return self.sampled_answers > 0
 
     @property
@@ -266,7 +266,7 @@ class RunConfig(Section):
 
     @property
     def num_iterations(self) -> int:
-        """Passes over each set: one over given answers alone, which come again with the data's next pass."""
+        """Passes over each set: one over given answers, which return with the next pass over the data."""
         if not self.samples_answers:
             return 1
         once = self.objective.kind != "minillm" or self.objective.preset == "opd"

@@ -1,4 +1,4 @@
-"""What can be wrong between the settings of a run, though each by itself could be right."""
+"""What can be wrong between the settings of a run that are each valid."""
 
 from __future__ import annotations
 

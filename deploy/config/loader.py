@@ -142,7 +142,7 @@ def _parse_overrides(overrides: Sequence[str], faults: list[Fault]) -> DictConfi
 def _value(text: str) -> Any:
     """A value as it would be read in a run file; nothing is null."""
     tree = OmegaConf.create(f"value: {text}")
-    # Not resolved: what a ${...} refers to may stand in the file.
+    # Not resolved: a ${...} may refer to a setting of the file.
     values: Any = OmegaConf.to_container(tree, resolve=False)
     return values["value"]
 

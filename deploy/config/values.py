@@ -1,4 +1,4 @@
-"""Settings that come from Python: checked ones, a mapping, or a YAML file, with data given beside them."""
+"""Settings that come from Python: checked ones, a mapping, or a YAML file, and data given with them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _values(config: RunSettings, data: Data | None, output_dir: Path | None, fau
 def _with_data(section: Any, paths: Mapping[str, Path]) -> Any:
     """The section `data` with each given split's file in place of what it names; its columns stay."""
     if section is not None and not isinstance(section, Mapping):
-        return section  # told where the settings are checked
+        return section  # a fault once the settings are checked
     merged = dict(section or {})
     for split, path in paths.items():
         own = merged.get(split)

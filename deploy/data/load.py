@@ -103,7 +103,7 @@ class _Loader:
         )
 
     def _kept(self, name: Name, kept: Kept[T] | None) -> Sequence[T]:
-        """The items, counted; prompts and answers of one data set drop the same records, told once."""
+        """The items, counted. A record dropped from both prompts and answers is kept once in `dropped`."""
         if kept is None:
             return ()
         known = self._data.dropped.get(name, ())

@@ -77,7 +77,7 @@ class DataStreams:
 
 
 def offset_samples(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
-    """The prompts; one that comes again gets other sample numbers, and so answers of its own."""
+    """The prompts; a repeated one gets other sample numbers, and so other answers."""
     seen: Counter[str] = Counter()
     found = []
     for prompt in prompts:
@@ -92,7 +92,7 @@ T = TypeVar("T")
 class PromptStream(Generic[T]):
     """Items without end: pass after pass over the same items, each pass in its own order.
 
-    The order of pass k depends on (seed, k) alone, so that one number says where the stream stands.
+    The order of pass k depends on (seed, k) alone, so that one number is the position of the stream.
     """
 
     def __init__(self, items: Sequence[T], *, seed: int, shuffle: bool = True):

@@ -47,8 +47,8 @@ def evaluate(
     """Evaluate, or finish what an earlier call with the same settings began.
 
     `plan` is what `check_eval` made of these settings, if they were checked already. Raises ConfigError,
-    ModelError or DataError before anything is started, where possible. What was measured stays in the folder
-    whatever happens later.
+    ModelError or DataError before anything is started, where possible. What was measured stays in the folder,
+    also if a later model fails.
     """
     console = console or Console()
     folder = EvalFolder(config.output_dir)

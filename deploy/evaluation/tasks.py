@@ -112,7 +112,7 @@ def _given(
     """The given answers that the model can read, and those that are left out of lm_loss."""
     passages = tokenized.passages(Limit("max_reference_tokens", max_tokens), may_be_none=True)
     kept: list[Passage] = []
-    # Prompts that are too long, and rows without an answer, are told of with the prompts.
+    # Prompts that are too long, and rows without an answer, are dropped with the prompts.
     too_long = [(d.prompt_id, d.detail) for d in passages.dropped if d.reason == "answer_too_long"]
     for passage in passages:
         tokens = num_inputs(passage)
@@ -137,7 +137,7 @@ def _choices(
     for number, words in enumerate(column):
         prompt = prompts.get(f"{source.name}/{number}")
         if prompt is None:
-            continue  # dropped, with a message of its own
+            continue  # dropped, with its own message
         labels = _labels(words, number, source)
         if not prompt.references or prompt.references[0] not in labels:
             raise DataError(

@@ -1,4 +1,4 @@
-"""The README of a saved student: what it is, how it was made, and how it did."""
+"""The README of a saved student: what it is, how it was trained, and what was measured."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _origin(config: RunConfig) -> str:
 
 
 def _public(path: str) -> str:
-    """A hub name as it is; of a path on this machine its end alone."""
+    """A hub name as it is; only the end of a path on this machine."""
     here = Path(path)
     if not here.is_absolute():
         return path

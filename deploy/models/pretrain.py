@@ -82,7 +82,7 @@ class Shape:
         return -(-8 * self.width // 3 // 32) * 32
 
     def faults(self) -> list[Fault]:
-        """Sizes that cannot be, each with its way out."""
+        """Sizes that are impossible."""
         found = []
         least = NUM_BYTES + len(SPECIAL)
         if self.vocabulary < least:

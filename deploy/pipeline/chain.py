@@ -43,7 +43,7 @@ class Phase:
 
     @property
     def place(self) -> str:
-        """Where it stands in the chain file."""
+        """Its settings in the chain file."""
         return f"phases.{self.name}"
 
     def settings(self) -> Values:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KIND = "generate"
-"""`do` in the config.yaml of a generation, by which it is told from a run."""
+"""`do` in the config.yaml of a generation, which tells it from a run."""
 SAMPLING = (
     *("model", "data.train", "data.template", "data.system_prompt", "data.max_prompt_tokens", "seed"),
     *(
@@ -275,13 +275,13 @@ def _draw(
             max_tokens=config.max_tokens,
         ) as workers:
             samples = rollout.num_generations
-            told = _Told(progress, done * samples, len(plan.prompts) * samples)
-            workers.write_parts(config.output_dir, left, plan.prompts, plan.questions.of, spec, told)
+            counter = _AnswerProgress(progress, done * samples, len(plan.prompts) * samples)
+            workers.write_parts(config.output_dir, left, plan.prompts, plan.questions.of, spec, counter)
             for name in workers.lost:
                 progress.say(f"{name} died; the others took over its work")
 
 
-class _Told:
+class _AnswerProgress:
     """Shows how far it is, how fast, and how long it will take."""
 
     def __init__(self, progress: Progress, done: int, total: int):

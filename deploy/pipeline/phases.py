@@ -56,7 +56,7 @@ class Kind:
     report: Callable[[Any], RenderableType]
     """What came of it, for a person."""
     options: Mapping[str, tuple[Any, ...]] | None = None
-    """What may stand in the phase beside settings: name -> values, the first by default."""
+    """What a phase may have in addition to settings: name -> values, the first by default."""
     makes: tuple[str, ...] = ()
     """What later phases can start from, below the phase's folder."""
     trains: bool = False

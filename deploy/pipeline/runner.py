@@ -110,7 +110,7 @@ def _run(chain: Chain, phase: Phase, console: Console, plan: Any) -> Done:
     return Done(name=phase.name, folder=phase.output_dir, seconds=seconds, result=result)
 
 
-def told(done: Sequence[Done]) -> str:
+def report_chain(done: Sequence[Done]) -> str:
     """A line for each phase."""
     width = max(len(each.name) for each in done)
     return "\n".join(

@@ -43,7 +43,7 @@ def _mapped(tree: Any, change: Callable[[str], str]) -> Any:
 
 
 def _remembered(chain: Chain) -> dict[str, Any]:
-    """What was begun and is still there: a phase whose folder was deleted starts anew."""
+    """What was begun and is still there: a phase whose folder was deleted starts again."""
     file = chain.output_dir / PHASES
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return {name: kept for name, kept in known.items() if (chain.output_dir / name).exists()}

@@ -21,7 +21,7 @@ RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "w
 CHUNK_TENSORS = {"jsd": 4, "skew_kl": 4, "skew_reverse_kl": 4, "atkd": 5, "akl": 8}
 """[chunk, vocabulary] tensors that a divergence holds at a time, read off its code; 2 if it is not here."""
 PARTS = ("student", "teacher", "gradients", "optimiser", "activations", "KV cache", "buckets", "runtime")
-"""Columns of the plan, in order. A learner's "teacher" is the frozen output layer alone."""
+"""Columns of the plan, in order. A learner's "teacher" is only the frozen output layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

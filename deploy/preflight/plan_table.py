@@ -27,7 +27,7 @@ def render(plan: Plan) -> RenderableType:
         "",
         _process_table(plan),
         f"About {everything / GIB:.2f} GiB in all. Parameters are counted, activations estimated; a learner's"
-        " teacher is the teacher's output layer alone; buckets are those of rank 0.",
+        " teacher is only the teacher's output layer; buckets are those of rank 0.",
         f"Records: {records}. Words that the models share: {plan.vocabulary:,}. Longest prompt with answer:"
         f" {plan.max_tokens} tokens.",
         *(f"[yellow]Note:[/] {escape(note)}." for note in plan.notes),

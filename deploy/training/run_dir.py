@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import ConfigError
+from ...common.errors import ConfigError, Fault
 from ...common.process import write_atomically
 
 
@@ -73,8 +73,13 @@ class RunFolder:
         """A new run does not write into an old one's folder."""
         if (self.path / "metrics.jsonl").exists():
             raise ConfigError(
-                f"out = {self.path} holds a run already; choose another folder (out=...), go on with it"
-                f" (`minillm resume {self.path}`), or delete it"
+                Fault(
+                    "output_dir",
+                    self.path,
+                    "holds a run already",
+                    f"choose another folder (output_dir=...), resume it (`minillm resume {self.path}`), or"
+                    " delete it",
+                )
             )
 
     def checkpoint(self, step: int) -> Path:

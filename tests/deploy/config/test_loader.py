@@ -225,37 +225,6 @@ def test_a_saved_configuration_gives_the_same_run(tmp_path):
     assert isinstance(config, RunConfig)
 
 
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
-        ("rollout.answers=64", "rollout.answers is unknown; did you mean rollout.rollout_batch_size?"),
-        ("scoring.actors=2", "scoring is unknown; did you mean teacher_server?"),
-        ("checkpoint_every=5", "checkpoint_every is unknown; did you mean save_steps?"),
-        ("num_train_epochs=3", "num_train_epochs is unknown; did you mean learner.max_steps?"),
-        (
-            "per_device_train_batch_size=8",
-            "per_device_train_batch_size is unknown; did you mean learner.batch_size or"
-            " learner.micro_batch_size?",
-        ),
-        (
-            "max_completion_length=256",
-            "max_completion_length is unknown; did you mean rollout.max_new_tokens",
-        ),
-        ("lmbda=0.5", "lmbda is unknown; did you mean objective.sampled_share"),
-        ("beta=0.5", "beta is unknown; did you mean objective.jsd_beta"),
-        (
-            "objective.kind=lm",
-            "invalid value lm for objective.kind; expected one of minillm, sft, kd; did you",
-        ),
-        ("rollout.dtype=bf16", "invalid value bf16 for rollout.dtype; expected one of float32, bfloat16,"),
-    ],
-)
-def test_a_name_of_an_older_version_or_of_other_software_leads_to_ours(tmp_path, override, says):
-    (found,) = faults(write(tmp_path), override)
-    assert found.startswith(says)
-    assert "did you mean" in found
-
-
 def test_a_fault_between_settings_is_not_told_of_one_that_is_wrong_by_itself(tmp_path):
     found = faults(write(tmp_path), "learner.batch_size=0", "learner.world_size=3", "rollout.top_p=2")
     assert found == [

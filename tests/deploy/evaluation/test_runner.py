@@ -45,12 +45,12 @@ class Played:
 @pytest.fixture
 def played(monkeypatch):
     @contextmanager
-    def nobody(*_: Any, **__: Any):
+    def no_workers(*_: Any, **__: Any):
         yield None
 
     monkeypatch.setattr(module, "ModelEval", Played)
-    monkeypatch.setattr(module, "start_eval_workers", nobody)
-    monkeypatch.setattr(module, "cluster", nobody)
+    monkeypatch.setattr(module, "start_eval_workers", no_workers)
+    monkeypatch.setattr(module, "cluster", no_workers)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from minillm_ray.common.config.eval import EvalConfig
+from minillm_ray.common.config.generate import GenerateConfig
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.pipeline import chain as chain_module
@@ -92,8 +93,10 @@ def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_o
         8,
     )
     assert sft.config.output_dir == here / "whole" / "sft"
-    assert {phase.config.seed for phase in (sft, seqkd, minillm)} == {5}
+    assert {phase.settings()["seed"] for phase in (sft, seqkd, minillm)} == {5}
+    assert isinstance(answers.config, GenerateConfig)
     assert answers.config.model.path == str((here / "teacher").resolve())
+    assert isinstance(minillm.config, RunConfig)
     assert minillm.config.student.path == str(here / "whole" / "seqkd" / "best")
     assert isinstance(evaluation.config, EvalConfig)
     assert evaluation.config.model_names() == ["student", "minillm/best"]
@@ -101,19 +104,21 @@ def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_o
 
 
 def test_a_data_set_that_a_phase_names_has_columns_of_its_own(here):
-    train = load(here).phases[2].config.data.train
+    config = load(here).phases[2].config
     answers = str(here / "whole" / "answers" / "answers.jsonl")
-    assert train.model_dump(exclude_unset=True) == {"path": answers}
+    assert isinstance(config, RunConfig)
+    assert config.data.train is not None
+    assert config.data.train.model_dump(exclude_unset=True) == {"path": answers}
 
 
 def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
     found = faults(
-        here, "base.learner.ranks=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
+        here, "base.learner.max_step=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
         "phases.eval.num_seeds=0", "phases.minillm.student.path=${output_dir}/sfft/best",
     )  # fmt: skip
     text = "\n".join(found)
-    assert text.count("learner.ranks is unknown; did you mean learner.world_size?") == 1
-    assert "phases.sft, phases.answers, phases.seqkd, phases.minillm: learner.ranks" in text
+    assert text.count("learner.max_step is unknown; did you mean learner.max_steps?") == 1
+    assert "phases.sft, phases.answers, phases.seqkd, phases.minillm: learner.max_step " in text
     assert "phases.sft: invalid value critic for model; expected one of student, teacher" in found
     assert "phases.minillm: invalid value 2 for rollout.teacher_mix" in text
     assert "phases.eval: invalid value 0 for num_seeds" in text
