@@ -35,7 +35,7 @@ from .reporting.compare import compare as put_side_by_side
 from .training.callbacks import STOP, Callback, TrainState
 from .training.driver import Result
 from .training.launch import start_run
-from .training.run_dir import RunFolder
+from .training.run_dir import RunDir
 
 __all__ = [
     "STOP",
@@ -139,7 +139,7 @@ def check(config: RunSettings) -> Plan:
 
 def _start(config: RunConfig, data: Data | None, callbacks: Sequence[object], progress: bool) -> Result:
     if data is not None:
-        RunFolder(config.output_dir).refuse_to_overwrite()
+        RunDir(config.output_dir).refuse_to_overwrite()
         write_data(data, config.output_dir)
     return start_run(config, _console(progress), callbacks)
 

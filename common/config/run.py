@@ -150,7 +150,7 @@ class LearnerConfig(Section):
 
     @property
     def effective_zero_stage(self) -> int:
-        """The ZeRO stage that runs: without ZeRO, gradients are added up in bfloat16; at stage 1 in float32."""
+        """The ZeRO stage that runs: without ZeRO gradients are summed in bfloat16, at stage 1 in float32."""
         return max(1, self.zero_stage) if self.dtype == "bfloat16" else self.zero_stage
 
 

@@ -23,7 +23,7 @@ from ..runtime.workers import EvalWorkerGroup, start_eval_workers
 from .check import Candidate, check_eval
 from .model_eval import ModelEval, TeacherAnswers, samples_answers
 from .rows import Part, Row, comparisons_of
-from .store import EvalFolder, ResultStore
+from .store import EvalDir, ResultStore
 from .tasks import Task
 
 
@@ -31,7 +31,7 @@ from .tasks import Task
 class Evaluation:
     """What an evaluation found."""
 
-    folder: EvalFolder
+    folder: EvalDir
     rows: list[Row]
     """As in results.json."""
     comparisons: list[Row]
@@ -51,7 +51,7 @@ def evaluate(
     also if a later model fails.
     """
     console = console or Console()
-    folder = EvalFolder(config.output_dir)
+    folder = EvalDir(config.output_dir)
     with Progress(console) as progress:
         progress.phase("checking models and data")
         candidates = check_eval(config) if plan is None else plan
@@ -99,7 +99,7 @@ def _tell_drops(candidates: Sequence[Candidate], progress: Progress) -> None:
 
 def _measure_all(
     config: EvalConfig,
-    folder: EvalFolder,
+    folder: EvalDir,
     candidates: Sequence[Candidate],
     results: ResultStore,
     progress: Progress,
@@ -168,7 +168,7 @@ class WorkerReuse:
 
 def _measure_model(
     config: EvalConfig,
-    folder: EvalFolder,
+    folder: EvalDir,
     candidate: Candidate,
     missing: Sequence[tuple[Task, str]],
     shared: TeacherAnswers,

@@ -31,7 +31,7 @@ FREE = ("models", "data", "cluster", "output_dir", "metrics")
 """Settings that may change between two calls on one folder; parts know what they were measured with."""
 
 
-class EvalFolder:
+class EvalDir:
     """Paths of one evaluation, and its parts."""
 
     def __init__(self, path: Path):
@@ -115,7 +115,7 @@ class EvalFolder:
 class ResultStore:
     """What is measured: by earlier calls, then part by part. results.json always holds all of it."""
 
-    def __init__(self, folder: EvalFolder, marks: Mapping[tuple[str, str], str], wanted: Sequence[str]):
+    def __init__(self, folder: EvalDir, marks: Mapping[tuple[str, str], str], wanted: Sequence[str]):
         """`marks` of each model and data set that are asked for; `wanted` are the metrics."""
         self._folder = folder
         self._asked = list(marks)

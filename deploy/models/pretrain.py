@@ -23,7 +23,7 @@ from ..data.tokenize import eos_id
 from ..preflight.rules import CPU_HEAD_DIMS
 from ..training.driver import Result
 from ..training.launch import start_run
-from ..training.run_dir import RunFolder
+from ..training.run_dir import RunDir
 from .inspect import load_tokenizer
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def pretrain(
     Raises ConfigError, DataError or ModelError before anything is trained.
     """
     config = plan(files, output_dir, steps, overrides, shape)
-    RunFolder(config.output_dir).refuse_to_overwrite()
+    RunDir(config.output_dir).refuse_to_overwrite()
     texts = [text for file in files for text in documents(TextConfig(path=str(file.expanduser())))]
     known = load_tokenizer(ModelConfig(path=str(tokenizer)), "--tokenizer") if tokenizer else None
     words = known or train_tokenizer(texts, shape.vocabulary)

@@ -32,7 +32,7 @@ from ..evaluation.check import check_eval
 from ..evaluation.runner import evaluate, report_evaluation
 from ..preflight.check import Plan, check_run
 from ..training.launch import continue_run, start_run
-from ..training.run_dir import RunFolder
+from ..training.run_dir import RunDir
 from .generate import check_generation, generate
 
 Paths = dict[str, str]
@@ -189,7 +189,7 @@ def _check_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: se
 
 
 def _run(config: RunConfig, console: Console, plan: Plan | None) -> Any:
-    existing = RunFolder(config.output_dir).config.exists()
+    existing = RunDir(config.output_dir).config.exists()
     start = continue_run if existing else start_run
     return start(config, console, plan=plan)
 

@@ -21,7 +21,7 @@ from ..runtime.cluster import cluster
 from ..runtime.workers import start_workers
 from .driver import Driver, Result
 from .metrics_log import MetricsLog, drop_after, read_metrics
-from .run_dir import RunFolder, State
+from .run_dir import RunDir, RunState
 from .sinks import SinkContext, make_sinks
 
 log = EventLog(__name__)
@@ -34,14 +34,14 @@ def start_run(
 
     `plan` is what `check_run` made of these settings, if they were checked already.
     """
-    folder = RunFolder(config.output_dir)
+    folder = RunDir(config.output_dir)
     folder.refuse_to_overwrite()
     return _run(config, plan or check_run(config), folder, None, console, callbacks)
 
 
 def resume_run(path: Path | str, console: Console, callbacks: Sequence[object] = ()) -> Result:
     """Go on with the run in folder `path` from its newest checkpoint, as if it had never stopped."""
-    folder = RunFolder(Path(path))
+    folder = RunDir(Path(path))
     if not folder.config.exists():
         raise ConfigError(
             Fault("RUN_DIR", str(path), "is not the folder of a run", "name one that has a config.yaml")
@@ -55,7 +55,7 @@ def continue_run(
 ) -> Result:
     """Continue the run in config.output_dir by these settings; from the start if it has no checkpoint."""
     plan = plan or check_run(config)
-    folder = RunFolder(config.output_dir)
+    folder = RunDir(config.output_dir)
     state = folder.newest_state()
     if state is None:
         console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
@@ -64,7 +64,7 @@ def continue_run(
 
 
 def _run(
-    config: RunConfig, plan: Plan, folder: RunFolder, state: State | None, console: Console,
+    config: RunConfig, plan: Plan, folder: RunDir, state: RunState | None, console: Console,
     callbacks: Sequence[object],
 ) -> Result:  # fmt: skip
     dropped = plan.data.all_dropped
@@ -123,7 +123,7 @@ def _log_workers(workers: Sequence[ProcessFacts], config: RunConfig, metrics_log
         )
 
 
-def _context(config: RunConfig, folder: RunFolder, state: State | None) -> SinkContext:
+def _context(config: RunConfig, folder: RunDir, state: RunState | None) -> SinkContext:
     return SinkContext(
         output_dir=folder.path,
         run=folder.path.name,
