@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-models test lint format bench pilot constraints clean
+.PHONY: help setup demo demo-models test test-fast test-slow lint format docs docs-build bench pilot constraints clean
 
 BIN := .venv/bin
 # Tests share few cores, and pyright need not look for a newer pyright.
@@ -12,9 +12,12 @@ help:
 	@echo 'minillm-ray: on-policy distillation of language models on Ray (the MiniLLM method)'
 	@echo
 	@echo '  make demo          set up, then run the whole job on a small example (about 10 minutes; KEEP=1 leaves Ray up)'
-	@echo '  make test          set up, then lint, types and all tests (at most 15 minutes)'
+	@echo '  make test          set up, then lint, types and the tests, with real engines (at most 15 minutes)'
+	@echo '  make test-fast     only the tests without Ray and vLLM (under 2 minutes)'
+	@echo '  make test-slow     what make test leaves out: jobs, faults, chains, all families, the documents (30 minutes)'
 	@echo '  make setup         only set up: .venv with pinned packages (2 to 4 minutes, 4.5 GB)'
 	@echo '  make lint          ruff and pyright'
+	@echo '  make docs          the documents as a site, at http://127.0.0.1:8000'
 	@echo '  make format        let ruff put imports and lines in order'
 	@echo '  make demo-models   train the two small models that the demo begins with, from nothing'
 	@echo '  make bench         ours against TRL and against bare loops, as ratios (long; ONLY=head for one part)'
@@ -36,15 +39,27 @@ demo:
 	@$(BIN)/minillm demo
 
 demo-models: setup
-	$(BIN)/python -m minillm_ray.deploy.demo.models
+	$(BIN)/python -m minillm_ray.benchmarks.demo.models
 
 test: lint
-	$(BIN)/pytest --durations=15
+	$(BIN)/pytest -m 'not slow' --durations=15
+
+test-fast: setup
+	$(BIN)/pytest -q -m 'not ray and not vllm and not slow'
+
+test-slow: setup
+	$(BIN)/pytest -m slow --durations=15
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+docs-build: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -64,5 +79,5 @@ constraints: setup
 	@mv .venv/constraints.txt constraints-cpu.txt
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..common import divergence
-from ..common.config import ModelConfig, ScoringConfig
+from ..common.config.run import ModelConfig, TeacherServerConfig
 from ..common.heads import check_head, read_head
-from ..common.messages import BatchSummary, Floats, Ids, Passage, Prompt, Rollout
-from ..common.shared_rows import share
-from .scorer import Reading, batches, check_passage, load_model, num_inputs
+from ..common.packed_attention import enable_packing
+from ..common.types import BatchSummary, Floats, Ids, Passage, Prompt, sample_of
+from .scorer import PackedBatch, batches, check_passage, load_model, num_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,15 +64,15 @@ class Measurer:
         if teacher is not None and self._teacher_head is not None:
             check_head(teacher, self._teacher_head)
         self._batch_tokens = batch_tokens
-        self.become(model)
+        self.swap_model(model)
 
-    def become(self, model: PreTrainedModel) -> None:
+    def swap_model(self, model: PreTrainedModel) -> None:
         """Read with another model from now on, beside the same teacher."""
         teacher = self._teacher
         self._model = model.eval()
         self._head = read_head(model, self._vocabulary)
         check_head(model, self._head)
-        self._together = min(share(m) for m in (model, teacher) if m is not None)
+        self._max_packed_len = min(enable_packing(m) for m in (model, teacher) if m is not None)
         known = [
             getattr(m.config.get_text_config(), "max_position_embeddings", None)
             for m in (model, teacher)
@@ -82,12 +82,12 @@ class Measurer:
 
     @classmethod
     def load(
-        cls, model: ModelConfig, teacher: ModelConfig | None, settings: ScoringConfig, vocabulary: int
+        cls, model: ModelConfig, teacher: ModelConfig | None, settings: TeacherServerConfig, vocabulary: int
     ) -> Measurer:
         """Read both from folders or the hub, onto the GPU if this process has been given one."""
 
         def loaded(one: ModelConfig, key: str) -> PreTrainedModel:
-            return load_model(one.path, one.revision, settings.precision, key)
+            return load_model(one.path, one.revision, settings.dtype, key)
 
         return cls(
             loaded(model, "student"),
@@ -108,10 +108,12 @@ class Measurer:
         self._check(passages)
         found: dict[int, PassageMeasure] = {}
         lengths = [num_inputs(p) for p in passages]
-        for places in batches(lengths, self._batch_tokens, together=self._together):
-            read = Reading([passages[i] for i in places], together=self._together)
-            found |= dict(zip(places, self._measure_batch(read, compare), strict=True))
-        return [found[i] for i in range(len(passages))], _summary(passages, time.perf_counter() - start)
+        for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
+            read = PackedBatch([passages[i] for i in indices], max_packed_len=self._max_packed_len)
+            found |= dict(zip(indices, self._measure_batch(read, compare), strict=True))
+        return [found[i] for i in range(len(passages))], BatchSummary.of(
+            passages, seconds=time.perf_counter() - start
+        )
 
     @torch.inference_mode()
     def choose(
@@ -135,9 +137,9 @@ class Measurer:
             sums = np.array([m.logprobs.sum(dtype=np.float64) for m in measured], np.float32)
             rows = sums.reshape(len(prompts), len(labels))
         found = [LabelLogprobs(prompt_id=p.id, logprobs=row) for p, row in zip(prompts, rows, strict=True)]
-        return found, _summary(passages[:: len(labels)], time.perf_counter() - start)
+        return found, BatchSummary.of(passages[:: len(labels)], seconds=time.perf_counter() - start)
 
-    def _measure_batch(self, read: Reading, compare: bool) -> list[PassageMeasure]:
+    def _measure_batch(self, read: PackedBatch, compare: bool) -> list[PassageMeasure]:
         batch = read.passages
         targets = torch.from_numpy(np.concatenate([p.answer_ids for p in batch]).astype(np.int64))
         teacher_hidden = None
@@ -158,7 +160,7 @@ class Measurer:
         return [
             PassageMeasure(
                 prompt_id=passage.prompt_id,
-                sample=_sample(passage),
+                sample=sample_of(passage),
                 logprobs=logprobs,
                 teacher_logprobs=teacher,
                 forward_kl=forward,
@@ -171,17 +173,17 @@ class Measurer:
         """Log-prob [N, C] of each of the tokens [C] behind each prompt."""
         found = np.empty((len(prompts), len(tokens)), np.float32)
         lengths = [len(p.token_ids) for p in prompts]
-        for places in batches(lengths, self._batch_tokens, together=self._together):
+        for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
             batch = [
                 Passage(prompt_id=prompts[i].id, prompt_ids=prompts[i].token_ids, answer_ids=tokens[:1])
-                for i in places
+                for i in indices
             ]
-            read = Reading(batch, together=self._together)
+            read = PackedBatch(batch, max_packed_len=self._max_packed_len)
             last = read.hidden(self._model)
             last = last.repeat_interleave(len(tokens), 0)
             wanted = torch.from_numpy(tokens.astype(np.int64)).to(last.device).repeat(len(batch))
             logprobs = divergence.drawn_logprobs(last, self._head, wanted)[0]
-            found[places] = logprobs.view(len(batch), len(tokens)).cpu().numpy()
+            found[indices] = logprobs.view(len(batch), len(tokens)).cpu().numpy()
         return found
 
     def _check(self, passages: Sequence[Passage]) -> None:
@@ -194,17 +196,3 @@ def _rows(values: Tensor | None, ends: np.ndarray, count: int) -> list[Floats] |
         return [None] * count
     # Copies: a slice would keep the whole batch alive, and travel with it.
     return [part.copy() for part in np.split(values.float().cpu().numpy(), ends)]
-
-
-def _sample(passage: Passage) -> int:
-    return passage.sample if isinstance(passage, Rollout) else 0
-
-
-def _summary(passages: Sequence[Passage], seconds: float) -> BatchSummary:
-    return BatchSummary(
-        prompt_ids=tuple(p.prompt_id for p in passages),
-        samples=tuple(map(_sample, passages)),
-        prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
-        answer_tokens=tuple(len(p.answer_ids) for p in passages),
-        seconds=seconds,
-    )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 256
-"""Tokens looked at together."""
+"""Words of the vocabulary that are handled as one block."""
 
 
 def temper(logits: Tensor, temperature: float) -> Tensor:
@@ -165,7 +165,7 @@ class Mixture:
             return Step(student.warped.exp(), alpha, student, None)
         teacher = self._warp(teacher_logits)
         # The sum itself, not the exponential of `mix`, which costs several times as much for a whole
-        # vocabulary and tells only of tokens that are hardly ever drawn.
+        # vocabulary and matters only for tokens that are hardly ever drawn.
         mass = student.warped.exp().mul_(1 - alpha).add_(teacher.warped.exp(), alpha=alpha)
         return Step(mass, alpha, student, teacher)
 

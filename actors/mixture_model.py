@@ -29,7 +29,7 @@ TEACHER = "teacher."
 
 @functools.cache
 def register() -> None:
-    """Tell vLLM of the mixture model and of the way its weights come; builds nothing."""
+    """Register the mixture model and its way of weight transfer with vLLM; builds nothing."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.model_executor.models import ModelRegistry
 
@@ -88,8 +88,8 @@ class TeacherMixedForCausalLM(nn.Module):
         """Both networks' last hidden states side by side; the student's alone where alpha is 0."""
         if self._prefill is None:
             return self._hidden(input_ids, positions)
-        with self._prefill.rows(input_ids, positions) as (ids, places, alike):
-            hidden = self._hidden(ids, places)
+        with self._prefill.rows(input_ids, positions) as (ids, position_ids, alike):
+            hidden = self._hidden(ids, position_ids)
         return hidden if alike is None else hidden.index_select(0, alike.owners)
 
     def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class TeacherMixedForCausalLM(nn.Module):
         return torch.cat([hidden, self.teacher(ids, positions)], -1)
 
     def share_prefill(self, requests: Callable[[], Requests]) -> None:
-        """Compute what begins alike once; `requests` tells of the step under way.
+        """Compute common prefixes once; `requests` describes the step under way.
 
         Nothing changes for a network with layers that mix tokens in another way than attention does, or
         whose attention is not causal.
@@ -157,8 +157,8 @@ class TeacherMixedForCausalLM(nn.Module):
     def teacher_checksum(self) -> int | None:
         """crc32 of all that the teacher computes with; None without a teacher.
 
-        On CPUs the weights of a linear layer live packed in its kernel, out of sight, so the layer's
-        answer to fixed inputs stands for them.
+        On CPUs the weights of a linear layer are packed inside its kernel and cannot be read, so the checksum
+        is that of its output for fixed inputs.
         """
         if self.teacher is None:
             return None

@@ -13,13 +13,13 @@ from torch import Tensor
 from vllm.v1.outputs import SamplerOutput
 
 from ..common.arrays import array_of
-from ..common.messages import Floats, Ids
+from ..common.types import Floats, Ids
 from .mixing import draw
 from .mixture_model import TeacherMixedForCausalLM
 
 
 class MixtureSampler:
-    """Stands in for vLLM's sampler on the model runner.
+    """Takes the place of vLLM's sampler on the model runner.
 
     vLLM's own would draw from seeds of its own making, rank the vocabulary for log-probs of one
     distribution where three are asked for, and carry them home in Python objects, token by token.
@@ -52,7 +52,7 @@ class MixtureSampler:
         """One token for each row of what the model's `compute_logits` gave, p~ [N, V].
 
         Every row is a token that its answer keeps: prompts come whole, so none is drawn on the way, and
-        a preempted answer goes on where it was. `finish` lets the engine check it.
+        a preempted answer continues where it was. `finish` lets the engine check it.
         """
         step, self._model.step = self._model.step, None
         assert step is not None, "the model runs before the sampler"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.errors import ModelError
-from ..common.messages import (
+from ..common.types import (
     BatchSummary,
     Dropped,
     FinishReason,
@@ -23,9 +23,8 @@ from ..common.messages import (
     Scored,
     WeightVersion,
 )
-from ..common.metrics import Metrics
 from ..common.weights import WeightManifest
-from .arrivals import Arrivals, Fetch, Received
+from .weight_prefetcher import Fetch, Received, WeightPrefetcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +53,7 @@ class Generates(Protocol):
         ...
 
     def load(self, manifest: WeightManifest, received: Sequence[Received]) -> None:
-        """Take on newer student weights: what came of each bucket of the manifest."""
+        """Load newer student weights: what was received of each bucket of the manifest."""
         ...
 
 
@@ -63,10 +62,10 @@ class Sampler:
 
     def __init__(self, engine: Generates, *, fetch: Fetch):
         self._engine = engine
-        self._arrivals = Arrivals(fetch)
+        self._prefetcher = WeightPrefetcher(fetch)
         self.version = WeightVersion(0)
 
-    def roll(
+    def generate(
         self, prompts: Sequence[Prompt], spec: SamplingSpec
     ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
         """`spec.samples` answers to each prompt, in order, and what the driver may know of them.
@@ -86,18 +85,18 @@ class Sampler:
         given: list[Rollout] | list[Scored] = rollouts
         if spec.states is not None:
             assert spec.temperature == 1, (
-                "log p at the sampling temperature stands for both of a scored answer"
+                "a scored answer has log p at temperature 1, which must be the sampling temperature"
             )
             given = [_scored(rollout, one, spec.states) for rollout, one in zip(rollouts, drawn, strict=True)]
-        return given, _summary(rollouts, dropped, time.perf_counter() - start)
+        return given, BatchSummary.of(rollouts, seconds=time.perf_counter() - start, dropped=dropped)
 
-    def expect(self, version: WeightVersion, refs: Sequence[Any]) -> None:
+    def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
         """Fetch buckets of weights to come while those behind them are being published."""
         if version > self.version:
-            self._arrivals.expect(version, refs)
+            self._prefetcher.prefetch(version, refs)
 
     def load(self, manifest: WeightManifest) -> tuple[WeightVersion, float]:
-        """Take on newer weights; their version, and the seconds it took.
+        """Load newer weights; their version, and the seconds it took.
 
         Raises ModelError if they are not newer than those held: an actor never goes back.
         """
@@ -107,7 +106,7 @@ class Sampler:
                 f"weights of version {manifest.version} were offered to an actor that holds version"
                 f" {self.version}; publish a higher version"
             )
-        self._engine.load(manifest, self._arrivals.take(manifest))
+        self._engine.load(manifest, self._prefetcher.take(manifest))
         self.version = manifest.version
         return self.version, time.perf_counter() - start
 
@@ -157,37 +156,3 @@ def _scored(rollout: Rollout, drawn: Drawn, dtype: str) -> Scored:
 def sample_numbers(prompt: Prompt, spec: SamplingSpec) -> range:
     """Which answers to the prompt a spec asks for."""
     return range(prompt.first_sample, prompt.first_sample + spec.samples)
-
-
-def _summary(rollouts: list[Rollout], dropped: list[Dropped], seconds: float) -> BatchSummary:
-    return BatchSummary(
-        prompt_ids=tuple(rollout.prompt_id for rollout in rollouts),
-        samples=tuple(rollout.sample for rollout in rollouts),
-        prompt_tokens=tuple(len(rollout.prompt_ids) for rollout in rollouts),
-        answer_tokens=tuple(len(rollout.answer_ids) for rollout in rollouts),
-        seconds=seconds,
-        dropped=tuple(dropped),
-        metrics=_metrics(rollouts, len(dropped), seconds),
-    )
-
-
-def _metrics(rollouts: list[Rollout], num_dropped: int, seconds: float) -> Metrics:
-    """Those of the catalogue that add up over batches; quantiles and set-wide counts do not."""
-    metrics: Metrics = {"rollout/dropped": (float(num_dropped), 1.0)}
-    if not rollouts:
-        return metrics
-    answers = float(len(rollouts))
-    log_q = np.concatenate([rollout.student_logprobs for rollout in rollouts]).astype(np.float64)
-    behaviour = np.concatenate([rollout.behaviour_logprobs for rollout in rollouts])
-    tokens = float(len(log_q))
-    metrics |= {
-        "rollout/tokens_per_s": (tokens, seconds),
-        "rollout/answer_tokens": (tokens, answers),
-        "rollout/eos_rate": (float(sum(rollout.finish == "stop" for rollout in rollouts)), answers),
-        "rollout/weight_mean": (float(np.exp(log_q - behaviour).sum()), tokens),
-    }
-    teacher = [rollout.mixed_teacher_logprobs for rollout in rollouts]
-    log_p = [row for row in teacher if row is not None]
-    if len(log_p) == len(rollouts):
-        metrics["rollout/sampled_kl"] = (float((log_q - np.concatenate(log_p)).sum()), tokens)
-    return metrics

@@ -10,27 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common import products
+from ..common import onednn_linear
 from ..common.arrays import array_of, tensor_of
-from ..common.config import Precision, ScoringConfig
+from ..common.config.base import Dtype
+from ..common.config.run import TeacherServerConfig
 from ..common.divergence import drawn_logprobs
 from ..common.errors import DataError, ModelError
 from ..common.heads import check_head, read_head
-from ..common.messages import BatchSummary, Passage, Rollout, Scored
+from ..common.packed_attention import Layout, enable_packing, read
 from ..common.packing import pack
-from ..common.shared_rows import Layout, read, share
+from ..common.types import BatchSummary, Passage, Scored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Reading:
+class PackedBatch:
     """Passages laid out for one forward pass of any model that reads them."""
 
-    def __init__(self, passages: Sequence[Passage], *, together: int):
+    def __init__(self, passages: Sequence[Passage], *, max_packed_len: int):
         self.passages = list(passages)
         read = [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages]
-        self.packed = pack(read, together=together)
+        self.packed = pack(read, max_packed_len=max_packed_len)
 
     def hidden(self, model: PreTrainedModel) -> Tensor:
         """The states that predict the answers' tokens: [sum of T, H], passage after passage."""
@@ -53,26 +54,26 @@ class Scorer:
         *,
         vocabulary: int,
         batch_tokens: int = 2048,
-        hidden_precision: Precision = "float32",
+        hidden_dtype: Dtype = "float32",
     ):
         """Takes a loaded model. Raises ModelError for an output layer that common.heads does not know."""
         self._model = model.eval()
         self._head = read_head(model, vocabulary)
         check_head(model, self._head)
-        self._together = share(model)
+        self._max_packed_len = enable_packing(model)
         self._batch_tokens = batch_tokens
-        self._hidden_precision: Precision = hidden_precision
+        self._hidden_dtype: Dtype = hidden_dtype
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
-    def load(cls, path: str, revision: str | None, settings: ScoringConfig, vocabulary: int) -> Scorer:
+    def load(cls, path: str, revision: str | None, settings: TeacherServerConfig, vocabulary: int) -> Scorer:
         """Read the teacher from a folder or the hub, onto the GPU if this process has been given one."""
-        model = load_model(path, revision, settings.precision, "teacher")
+        model = load_model(path, revision, settings.dtype, "teacher")
         return cls(
             model,
             vocabulary=vocabulary,
             batch_tokens=settings.batch_tokens,
-            hidden_precision=settings.hidden_precision,
+            hidden_dtype=settings.hidden_dtype,
         )
 
     @torch.inference_mode()
@@ -97,18 +98,15 @@ class Scorer:
         found: dict[int, Scored] = {}
         slots = used = 0
         lengths = [num_inputs(p) for p in passages]
-        for places in batches(lengths, self._batch_tokens, together=self._together):
-            reading = Reading([passages[i] for i in places], together=self._together)
+        for indices in batches(lengths, self._batch_tokens, max_packed_len=self._max_packed_len):
+            reading = PackedBatch([passages[i] for i in indices], max_packed_len=self._max_packed_len)
             slots, used = slots + reading.packed.ids.size, used + reading.packed.used
             scored = self._score_batch(
                 reading, temperature, with_hidden=with_hidden, with_logprobs=with_logprobs
             )
-            found |= dict(zip(places, scored, strict=True))
-        summary = BatchSummary(
-            prompt_ids=tuple(p.prompt_id for p in passages),
-            samples=tuple(p.sample if isinstance(p, Rollout) else 0 for p in passages),
-            prompt_tokens=tuple(len(p.prompt_ids) for p in passages),
-            answer_tokens=tuple(len(p.answer_ids) for p in passages),
+            found |= dict(zip(indices, scored, strict=True))
+        summary = BatchSummary.of(
+            passages,
             seconds=time.perf_counter() - start,
             metrics={"teacher/padding": (float(slots - used), float(slots))} if slots else {},
         )
@@ -128,8 +126,8 @@ class Scorer:
             tensor_of(hidden, dtype).float()
             for hidden, dtype in ((own.hidden, own.hidden_dtype), (given.hidden, given.hidden_dtype))
         )
-        apart = float(((theirs - mine).norm(dim=-1) / mine.norm(dim=-1)).max())
-        return max(apart, float(np.abs(own.teacher_logprobs - given.teacher_logprobs).max()))
+        distance = float(((theirs - mine).norm(dim=-1) / mine.norm(dim=-1)).max())
+        return max(distance, float(np.abs(own.teacher_logprobs - given.teacher_logprobs).max()))
 
     def head(self) -> dict[str, Any]:
         """The output layer as arrays, cut to the shared vocabulary: the fields of common.heads.Head.
@@ -147,7 +145,7 @@ class Scorer:
         }
 
     def _score_batch(
-        self, reading: Reading, temperature: float, *, with_hidden: bool, with_logprobs: bool
+        self, reading: PackedBatch, temperature: float, *, with_hidden: bool, with_logprobs: bool
     ) -> list[Scored]:
         batch, flat = reading.passages, reading.hidden(self._model)
         lengths = [len(p.answer_ids) for p in batch]
@@ -161,7 +159,7 @@ class Scorer:
                 [array_of(part) for part in values.split(lengths)] for values in (found[0], found[-1])
             )
         if with_hidden:
-            kept = flat.to(getattr(torch, self._hidden_precision))
+            kept = flat.to(getattr(torch, self._hidden_dtype))
             states = [array_of(part) for part in kept.split(lengths)]
         return [
             Scored(
@@ -169,13 +167,13 @@ class Scorer:
                 teacher_logprobs=one,
                 plain_teacher_logprobs=two,
                 hidden=state,
-                hidden_dtype=self._hidden_precision if with_hidden else "float32",
+                hidden_dtype=self._hidden_dtype if with_hidden else "float32",
             )
             for passage, one, two, state in zip(batch, tempered, plain, states, strict=True)
         ]
 
 
-def load_model(path: str, revision: str | None, precision: Precision, key: str) -> PreTrainedModel:
+def load_model(path: str, revision: str | None, precision: Dtype, key: str) -> PreTrainedModel:
     """A model to read with, on the GPU if this process has one; `key` is the setting that names it.
 
     Raises ModelError if there is none at `path`, a folder or a name on the hub.
@@ -198,26 +196,27 @@ def load_model(path: str, revision: str | None, precision: Precision, key: str) 
     if torch.cuda.is_available():
         # transformers wraps model.cuda in a way that type checkers cannot read
         torch.nn.Module.cuda(model)
-    products.use_in(model)
+    onednn_linear.use_in(model)
     return model
 
 
-def batches(lengths: Sequence[int], batch_tokens: int, *, together: int = 0) -> Iterator[list[int]]:
-    """Places of `lengths`, grouped so that a group takes at most batch_tokens slots.
+def batches(lengths: Sequence[int], batch_tokens: int, *, max_packed_len: int = 0) -> Iterator[list[int]]:
+    """Indices of `lengths`, grouped so that a group takes at most batch_tokens slots.
 
-    Where passages share rows (none is longer than `together`) they stay in their order, so that those to one
-    prompt meet, and a group takes their sum at most. Else the longest come first, count x longest slots each.
+    Where passages are packed (none is longer than `max_packed_len`) they stay in their order, so that those
+    to one prompt come together, and a group takes their sum at most. Else the longest come first, count x
+    longest slots each.
     """
     group: list[int] = []
     total = 0
-    shared = max(lengths, default=0) <= together
-    for place in range(len(lengths)) if shared else sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        grown = total + lengths[place] if shared else (len(group) + 1) * lengths[(group or [place])[0]]
+    shared = max(lengths, default=0) <= max_packed_len
+    for index in range(len(lengths)) if shared else sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        grown = total + lengths[index] if shared else (len(group) + 1) * lengths[(group or [index])[0]]
         if group and grown > batch_tokens:
             yield group
             group, total = [], 0
-        group.append(place)
-        total += lengths[place]
+        group.append(index)
+        total += lengths[index]
     if group:
         yield group
 

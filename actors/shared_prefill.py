@@ -1,9 +1,9 @@
-"""Prompt tokens of one step that begin alike go through the networks once.
+"""Common prefixes of the prompts of one step go through the networks once.
 
 vLLM shares whole blocks of its cache among requests; the rest of a chat template, or of a prompt that has
-several answers, each request would compute again. A causal network makes the same of tokens before which
-all is the same, so here one row stands for them all. Only attention, which writes the keys and values of
-every request to the request's own blocks, sees a row for each.
+several answers, would be computed again by each request. A causal network gives the same states for tokens
+with the same prefix, so they are computed as one row here. Only attention, which writes the keys and values
+of every request to the request's own blocks, sees a row for each.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class Alike:
     """Which of N rows are the same, and are U."""
 
     first: Tensor
-    """[U]: the row that stands for each."""
+    """[U]: the row that is computed for each."""
     owners: Tensor
     """[N]: which of the U each row is."""
 
     @contextmanager
-    def spread_in(self, layers: Sequence[nn.Module]) -> Iterator[None]:
+    def expanded_in(self, layers: Sequence[nn.Module]) -> Iterator[None]:
         """Let these layers, which are given U rows, work on all N and give U back."""
         with ExitStack() as hooks:
             for layer in layers:
                 for hook in (
-                    layer.register_forward_pre_hook(self._spread, with_kwargs=True),
+                    layer.register_forward_pre_hook(self._expand, with_kwargs=True),
                     layer.register_forward_hook(lambda _, __, found: found.index_select(0, self.first)),
                 ):
                     hooks.callback(hook.remove)
             yield
 
-    def _spread(self, _: nn.Module, args: Any, more: Any) -> Any:
+    def _expand(self, _: nn.Module, args: Any, more: Any) -> Any:
         return tuple(map(self._all_rows, args)), {name: self._all_rows(value) for name, value in more.items()}
 
     def _all_rows(self, value: Any) -> Any:
@@ -64,7 +64,9 @@ def rows_alike(sequences: Sequence[Tokens], computed: Ints) -> tuple[Ints, Ints]
         return None
     slots = [np.full(1, -1 - number) for number in range(len(sequences))]
     beginning = [sequences[number] for number in begin]
-    for number, path in zip(begin, pack(beginning, together=max(map(len, beginning))).slots, strict=True):
+    for number, path in zip(
+        begin, pack(beginning, max_packed_len=max(map(len, beginning))).slots, strict=True
+    ):
         slots[number] = path[computed[number] :]
     _, first, owners = np.unique(np.concatenate(slots), return_index=True, return_inverse=True)
     return None if len(first) == len(owners) else (first, owners)
@@ -94,5 +96,5 @@ class SharedPrefill:
         if (alike := find_alike(input_ids, self._requests())) is None:
             yield input_ids, positions, None
             return
-        with alike.spread_in(self._layers):
+        with alike.expanded_in(self._layers):
             yield input_ids[alike.first], positions[alike.first], alike

@@ -7,18 +7,19 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..common.config import EngineConfig
+from ..common.config.run import EngineConfig, ModelConfig
 from ..common.errors import ConfigError, ModelError
-from ..common.imports import collector_paused
-from ..common.messages import Floats, Ids, Prompt, SamplingSpec, WeightVersion
+from ..common.process import OPENMP, collector_paused
+from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion
 from ..common.weights import WeightManifest
-from .arrivals import Received
 from .sampler import Drawn, sample_numbers
+from .weight_prefetcher import Received
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -33,6 +34,8 @@ BLOCK_TOKENS = 32
 default of 128 would share nothing of most prompts."""
 PREFILL_TOKENS = 8192
 """Most prompt tokens of one step."""
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""Files of a model on the hub that are read here: weights, settings, tokenizer."""
 
 
 def prepare_environment(threads: int | None) -> None:
@@ -42,16 +45,14 @@ def prepare_environment(threads: int | None) -> None:
     and without compiling anything where there is no compiler.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # The sampler of ours stands on the first model runner; vLLM would pick the second by itself one day.
+    # Our sampler replaces that of the first model runner; vLLM may choose the second one by default.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_DO_NOT_TRACK"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Waiting threads that spin take the cores from every other process on a shared machine: an engine
-    # of tiny models was 60 times slower beside three busy processes. Read once, when OpenMP is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # fractions of a millisecond: between two operations
+    for name, value in OPENMP.items():
+        os.environ.setdefault(name, value)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -61,8 +62,8 @@ def prepare_environment(threads: int | None) -> None:
 class VllmEngine:
     """A student, mixed with a teacher if there is one, in one vLLM engine.
 
-    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot play its
-    part and ConfigError for settings that leave it no memory.
+    `max_tokens` counts prompt and answer together. Raises ModelError for a model that cannot be used
+    here and ConfigError for settings with too little KV-cache memory.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class VllmEngine:
             torch.set_num_threads(threads)
         self.vocabulary = vocabulary
         self.max_tokens = max_tokens
-        self._precision = settings.precision
+        self._dtype = settings.dtype
         self.eos_ids = end_of_sequence_ids(student)
         _check_lengths([path for path in (student, teacher) if path], max_tokens)
         with collector_paused():
@@ -93,7 +94,7 @@ class VllmEngine:
         self.model: TeacherMixedForCausalLM = runner.model
         self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
         runner.sampler = self._sampler
-        if settings.eager:  # a compiled network's layers cannot be handed other rows
+        if settings.enforce_eager:  # a compiled network's layers cannot be given other rows
             self.model.share_prefill(lambda: _requests(runner))
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         _close_idle_groups()
@@ -143,16 +144,16 @@ class VllmEngine:
         self._engine.collective_rpc("start_weight_update")
         self._engine.collective_rpc("update_weights", kwargs=update)
         self._engine.collective_rpc("finish_weight_update")
-        self._forget_prefixes()
+        self._reset_prefix_cache()
 
-    def become(self, student: str) -> None:
+    def swap_model(self, student: str) -> None:
         """Answer as another student of the same shape from now on, without a new start.
 
         Raises ModelError if its parameters are not those of the student that this engine was made for.
         """
         from .vllm_weights import manifest_of
 
-        manifest = manifest_of(student, WeightVersion(1), self._precision)
+        manifest = manifest_of(student, WeightVersion(1), self._dtype)
         self.load(manifest, [Received.of(bucket.ref) for bucket in manifest.buckets])
         self.eos_ids = end_of_sequence_ids(student)
 
@@ -170,7 +171,7 @@ class VllmEngine:
             )
         if (spec.teacher_mix > 0) != (self.model.mixture.teacher_mix > 0):
             # Prefixes cached at alpha = 0 hold no keys and values of the teacher.
-            self._forget_prefixes()
+            self._reset_prefix_cache()
         self.model.mixture = Mixture(
             teacher_mix=spec.teacher_mix,
             temperature=spec.temperature,
@@ -178,7 +179,7 @@ class VllmEngine:
             top_k=spec.top_k,
         )
 
-    def _forget_prefixes(self) -> None:
+    def _reset_prefix_cache(self) -> None:
         done = self._engine.reset_prefix_cache()
         assert done, "no answer is under way here, so the cache can be cleared"
 
@@ -201,6 +202,26 @@ def _requests(runner: Any) -> Requests:
     computed = batch.num_computed_tokens_cpu[: batch.num_reqs]
     ends = computed + np.diff(runner.query_start_loc.np[: batch.num_reqs + 1])
     return [tokens[:end] for tokens, end in zip(batch.token_ids_cpu, ends, strict=False)], computed
+
+
+def local_folder(model: ModelConfig) -> str:
+    """The model's own folder, or the hub's files at `revision`, downloaded unless this machine has them.
+
+    vLLM and the mixture read plain folders, so that all processes of a run read one revision. Raises
+    ModelError.
+    """
+    if Path(model.path).is_dir():
+        return model.path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(model.path, revision=model.revision, allow_patterns=list(MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as fault:
+        raise ModelError(
+            f"{model.path} is no folder on this machine, and the hub does not give it at revision"
+            f" {model.revision or 'main'}: {fault}; on a cluster a folder must be on every machine"
+        ) from fault
 
 
 def end_of_sequence_ids(model: str) -> list[int]:
@@ -242,7 +263,7 @@ def _start(
 
     register()
     kernels: dict[str, Any] = {}
-    if current_platform.is_cpu() and settings.eager:
+    if current_platform.is_cpu() and settings.enforce_eager:
         from .cpu_kernels import op_priority
 
         kernels = {"ir_op_priority": op_priority()}
@@ -253,16 +274,16 @@ def _start(
         generation_config="vllm",
         load_format="safetensors",
         use_tqdm_on_load=False,
-        dtype=settings.precision,
+        dtype=settings.dtype,
         max_model_len=max_tokens,
-        max_num_seqs=settings.max_sequences,
+        max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=max(max_tokens, PREFILL_TOKENS),
         # A prefill in pieces draws tokens that are thrown away, and with them numbers of the seed.
         enable_chunked_prefill=False,
         enable_prefix_caching=True,
         block_size=BLOCK_TOKENS if current_platform.is_cpu() else None,
-        kv_cache_memory_bytes=int(settings.cache_gib * 2**30),
-        enforce_eager=settings.eager,
+        kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
+        enforce_eager=settings.enforce_eager,
         # Whole CUDA graphs would freeze whether the teacher runs.
         compilation_config=CompilationConfig(cudagraph_mode=CUDAGraphMode.PIECEWISE),
         async_scheduling=False,
@@ -273,23 +294,23 @@ def _start(
     )
     try:
         with warnings.catch_warnings():
-            # vLLM looks through every module that is loaded, and old names in there complain.
+            # vLLM inspects every loaded module, and deprecated names in there warn.
             warnings.simplefilter("ignore", FutureWarning)
             return LLMEngine.from_engine_args(arguments)
     except ValueError as error:
         if "cache" not in str(error):
             raise
         raise ConfigError(
-            f"rollout.cache_gib = {settings.cache_gib} is too small for one sequence of {max_tokens} tokens"
-            f" (or more than this machine has); vLLM says: {error}"
+            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
+            f" tokens (or more than this machine has); vLLM says: {error}"
         ) from error
 
 
 def _close_idle_groups() -> None:
     """Close the groups of processes that vLLM makes for every kind of parallelism, where each has one member.
 
-    A group of gloo keeps a thread that looks up a hundred times a second; a dozen of them take the cores from
-    whoever computes on this machine. vLLM asks none of a single member, and closing twice is allowed.
+    A gloo group keeps a thread that polls a hundred times a second; a dozen of them take the cores from the
+    other processes of this machine. vLLM never uses a group of one member, and closing twice is allowed.
     """
     from vllm.distributed import parallel_state
     from vllm.platforms import current_platform

@@ -22,9 +22,9 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
-from ..common.messages import WeightVersion
+from ..common.types import WeightVersion
 from ..common.weights import TensorForm, WeightBucket, WeightManifest, checksum
-from .arrivals import Received
+from .weight_prefetcher import Received
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -174,12 +174,12 @@ def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
 
 
 def _load_vocabulary_in_place(student: nn.Module, followers: Sequence[nn.Module]) -> None:
-    """Have the next layerwise reload write embeddings and heads where they lie, and only pack them anew.
+    """Have the next layerwise reload write embeddings and heads in place, and only pack them again.
 
     vLLM would fill a second tensor and copy that into the first, since a layer's weights may change their
     form when they are processed; these never do. A layer that already counts what it has loaded is left
-    alone when a reload begins, and processed as it stands when it ends; a head that follows an embedding
-    must not be, as that would pack the same twice.
+    alone when a reload begins, and processed as it is when it ends; a head that follows an embedding must not
+    be, as that would pack the same twice.
     """
     for layer in student.modules():
         if isinstance(layer, VocabParallelEmbedding) and layer not in followers:
@@ -187,9 +187,9 @@ def _load_vocabulary_in_place(student: nn.Module, followers: Sequence[nn.Module]
 
 
 def _release_packed(student: nn.Module) -> None:
-    """Let go of what vLLM has packed for CPUs before it packs anew, layer by layer.
+    """Free what vLLM has packed for CPUs before it packs again, layer by layer.
 
-    The new weights then take the place of the old: no second model in memory, and hardly a new page.
+    The new weights then reuse that memory: no second model in memory, and hardly a new page.
     """
     for module in student.modules():
         if hasattr(module, "cpu_linear"):

@@ -41,8 +41,8 @@ def main() -> None:
             subprocess.run([sys.executable, fused_head.__file__], check=False, stdout=subprocess.DEVNULL)
             raw["head"] = json.loads(fused_head.RESULTS.read_text(encoding="utf-8"))
         elif what == "quality":
-            command = [sys.executable, "-m", f"{__package__}.quality", "--environments", str(args.out)]
-            command += ["--out", str(args.out / "quality")]
+            command = [sys.executable, "-m", f"{__package__}.quality", "--environments", str(args.output_dir)]
+            command += ["--output-dir", str(args.output_dir / "quality")]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             known = json.loads(QUALITY.read_text(encoding="utf-8"))
             raw["quality"] = {key: value for key, value in known.items() if key != "runs"}
@@ -63,9 +63,9 @@ def main() -> None:
 
 
 def _of_cell(what: str, cell: Cell, args: argparse.Namespace) -> Values:
-    ground: Files = files(args.out)
+    ground: Files = files(args.output_dir)
     if what == "race":
-        return race(cell, ground, args.out, ranks=args.ranks, only=args.only)
+        return race(cell, ground, args.output_dir, ranks=args.ranks, only=args.only)
     return parts(cell, ground)
 
 
@@ -126,7 +126,7 @@ def _against_bare(alone: Values, run: Values, cell: Cell) -> Values:
 
 def _of_peak(gflops: float, runs: Values, cell: Cell) -> Values:
     """What the products with weights in each part take of the machine's rate for one square product."""
-    slots, drawn = slots_of(cell, together=cell.answers), cell.answers * cell.tokens
+    slots, drawn = slots_of(cell, max_packed_len=cell.answers), cell.answers * cell.tokens
     # A product with a weight is two operations forward and four backward.
     student, teacher = 2 * (BODY * slots + HEAD * drawn), 2 * (TEACHER_BODY * slots + HEAD * drawn)
     step = 6 * (BODY * slots_of(cell) + HEAD * drawn) + 2 * HEAD * drawn  # the teacher's head is read in it
@@ -164,14 +164,16 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", choices=[*WHAT, []], help="by default all")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="models, environments and runs")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("runs/bench"), help="models, environments and runs"
+    )
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--ranks", type=int, default=1, help="learner ranks of ours; they share the cores")
     args = parser.parse_args()
     args.what = args.what or list(WHAT)
-    args.out = args.out.absolute()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.output_dir = args.output_dir.absolute()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     return args
 
 

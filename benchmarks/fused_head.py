@@ -1,6 +1,6 @@
 """Memory and time of the fused full-vocabulary loss against the plain way, in a fresh process each.
 
-    python benchmarks/fused_head.py [--tokens 4096] [--words 49152] [--out results/fused_head.json]
+    python benchmarks/fused_head.py [--tokens 4096] [--words 49152] [--output results/fused_head.json]
 
 Plain: both networks' logits for all positions, log-softmax, exact reverse KL and autograd. Both ways compute
 the paper's loss with its gradient in the student's hidden states and head. Memory is the rise of the
@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.heads import Head
-from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.divergences import REVERSE_KL
-from minillm_ray.learner.fused_head import fused_loss
+from minillm_ray.learner.fused_loss import fused_loss
 from minillm_ray.learner.objective import TokenConstants, answer_loss
 from torch import Tensor
 
@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--way", choices=["plain", "fused"], help="run one way here; used by the benchmark")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     size = {"tokens": args.tokens, "words": args.words, "width": args.width}
     if args.way:
@@ -163,8 +163,8 @@ def main() -> int:
     }
     text = json.dumps(report, indent=2)
     print(text)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(text + "\n")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(text + "\n")
     return 0 if report["within_limits"] else 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from ..deploy.models import cut_model, fetch_model
+from ..deploy.models.convert import cut_model, fetch_model
 
 Values = dict[str, Any]
 LAYERS = 10
@@ -63,11 +63,11 @@ class MemoryWatch:
     def __enter__(self) -> MemoryWatch:
         self.most, self._before = 0, psutil.virtual_memory().available
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._preflight, daemon=True)
         self._thread.start()
         return self
 
-    def _look(self) -> None:
+    def _preflight(self) -> None:
         while not self._ended.wait(0.2):
             self.most = max(self.most, self._before - psutil.virtual_memory().available)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..deploy.recorder import read_metrics
+from ..deploy.training.metrics_log import read_metrics
 from .ground import MICRO_BATCH, Cell, Files, Values
 
 REVERSE_KL: Values = {
@@ -17,7 +17,7 @@ REVERSE_KL: Values = {
 }
 OBJECTIVES: dict[str, Values] = {
     "reverse_kl": REVERSE_KL,
-    "reverse_kl_logprobs": REVERSE_KL | {"scoring": {"drawn_logprobs": True}},
+    "reverse_kl_logprobs": REVERSE_KL | {"teacher_server": {"drawn_logprobs": True}},
     "minillm": {"objective": {"kind": "minillm"}, "rollout": {"teacher_mix": 0.2}},
 }
 """What is learned: GKD's own text with reverse KL, as theirs do it; the same with the log-probs of drawn
@@ -26,42 +26,42 @@ PARTS = ("rollout/set_s", "teacher/set_s", "learner/step_s", "weights/publish_s"
 
 
 def run_file(
-    what: str, files: Files, out: Path, cell: Cell, *, sets: int, inner_epochs: int, ranks: int
+    what: str, files: Files, out: Path, cell: Cell, *, sets: int, num_iterations: int, ranks: int
 ) -> Values:
-    """The run that the race is about: one optimiser step on all of a set, `inner_epochs` times."""
+    """The run that the race is about: one optimiser step on all of a set, `num_iterations` times."""
     own = OBJECTIVES[what]
     return {
         "student": {"path": str(files.student)},
         "teacher": {"path": str(files.teacher)},
         "data": {"train": {"path": str(files.prompts), "input": None, "output": None}, "template": "chat"},
         "objective": own["objective"],
-        "scoring": own.get("scoring", {}),
+        "teacher_server": own.get("teacher_server", {}),
         "rollout": {
             **own["rollout"],
-            "answers": cell.answers,
+            "rollout_batch_size": cell.answers,
             "max_new_tokens": cell.tokens,
-            "max_sequences": cell.answers,
+            "max_num_seqs": cell.answers,
             "chunk": cell.answers,
-            "cache_gib": 1.0,
+            "kv_cache_gib": 1.0,
             "ignore_eos": True,
         },
         "learner": {
-            "ranks": ranks,
+            "world_size": ranks,
             "batch_size": cell.answers,
-            "micro_batch": MICRO_BATCH,
-            "inner_epochs": inner_epochs,
-            "steps": (sets + 1) * inner_epochs,
+            "micro_batch_size": MICRO_BATCH,
+            "num_iterations": num_iterations,
+            "max_steps": (sets + 1) * num_iterations,
             "optimizer": {"lr": 5e-6},
         },
         "cluster": {"dashboard": False},
-        "checkpoint_every": 1_000_000,
-        "out": str(out),
+        "save_steps": 1_000_000,
+        "output_dir": str(out),
     }
 
 
 def run(tree: Values) -> tuple[list[float], dict[str, list[float]]]:
     """Make the run; seconds of its iterations and of their parts, as `seconds_of` counts them."""
-    out = Path(tree["out"])
+    out = Path(tree["output_dir"])
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.parent / f"{out.name}.yaml"
     file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

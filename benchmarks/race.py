@@ -53,7 +53,7 @@ def _ours(name: str, cell: Cell, files: Files, out: Path, ranks: int) -> Measure
     shutil.rmtree(folder, ignore_errors=True)
     sets = cell.sets + MORE_SETS.get(name, 0)
     tree = ours.run_file(
-        OURS[name], files, folder, cell, sets=sets, inner_epochs=INNER_EPOCHS[name], ranks=ranks
+        OURS[name], files, folder, cell, sets=sets, num_iterations=INNER_EPOCHS[name], ranks=ranks
     )
     return ours.run(tree)
 

@@ -1,6 +1,6 @@
 """Exact figures of two next-token distributions over the whole vocabulary, measured chunk by chunk.
 
-For measuring only: nothing here is differentiated (learner/fused_head.py is for that). V = vocabulary.
+For measuring only: nothing here is differentiated (learner/fused_loss.py is for that). V = vocabulary.
 """
 
 from __future__ import annotations
@@ -142,13 +142,13 @@ def drawn_logprobs(
         inside = (ids >= start) & (ids < words.stop)
         drawn[inside] = logits[inside, ids[inside] - start]
         before = 1.0
-        for place, temperature in enumerate(temperatures):
+        for index, temperature in enumerate(temperatures):
             logits = logits if temperature == before else logits.mul_(before / temperature)
             before = temperature
-            top = torch.maximum(tops[place], logits.amax(1))
+            top = torch.maximum(tops[index], logits.amax(1))
             here = (logits - top[:, None]).exp_().sum(1)
-            sums[place] = sums[place] * (tops[place] - top).exp() + here
-            tops[place] = top
+            sums[index] = sums[index] * (tops[index] - top).exp() + here
+            tops[index] = top
     return [
         drawn / temperature - top - total.log()
         for temperature, top, total in zip(temperatures, tops, sums, strict=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .products import linear
+from .onednn_linear import linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,7 +145,7 @@ def check_head(model: PreTrainedModel, head: Head, tolerance: float | None = Non
     if not expected.isfinite().all():
         raise ModelError(
             f"{type(model).__name__}: its logits are not finite numbers on a few ordinary tokens; the weights"
-            " are damaged, or 16 bits are too few for them (learner.precision, scoring.precision)"
+            " are damaged, or 16 bits are too few for them (learner.dtype, teacher_server.dtype)"
         )
     if found is None:
         difference = float("inf")

@@ -41,7 +41,7 @@ CATALOGUE: dict[str, str] = {
     "rollout/weight_mean": "mean of the importance weight when sampled; 1 in expectation",
     "rollout/sampled_kl": "mean of log q - log p over drawn tokens, nats",
     "rollout/weight_age": "weight publications between drawing an answer and training on it",
-    "rollout/dropped": "samples dropped",
+    "rollout/dropped": "prompts of a set that could not be answered",
     "teacher/tokens_per_s": "answer tokens scored per second, all actors",
     "teacher/set_s": "seconds to score a set of answers",
     "teacher/states_gap": "how far its states from mixed sampling are from its own, over its own; one answer",
@@ -57,6 +57,10 @@ CATALOGUE: dict[str, str] = {
     "validation/loss": "-log q of reference answers, nats per token",
     "run/iteration_s": "seconds of one iteration: sampling, scoring, learning, weights",
 }
+
+
+MOST_STATES_GAP = 0.05
+"""Largest teacher/states_gap at which the engine's states are taken in place of the teacher's own."""
 
 
 def merge(parts: Iterable[Mapping[str, tuple[float, float]]]) -> Metrics:

@@ -1,9 +1,9 @@
 """Token sequences as one forward pass: what begins alike is read once, and no slot is empty.
 
 Sequences that begin alike (a chat template, the answers to one prompt) share the slots of what they have in
-common, and each goes on in slots of its own: a row is a forest of shared beginnings. `places` count every
-token from the start of its own sequence, and attention gathers each sequence's own slots (`groups`), so a
-causal model makes of each token what it makes of it in a row of its own.
+common, and each goes on in slots of its own: a row is a forest of shared beginnings. `position_ids` count
+every token from the start of its own sequence, and attention gathers each sequence's own slots (`groups`),
+so a causal model makes of each token what it makes of it in a row of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIKE = 0.7
 class Shared:
     """How N sequences lie in one row of S slots."""
 
-    places: Ints
+    position_ids: Ints
     """[S]: how far each token is from the start of its sequence."""
     groups: tuple[Ints, ...]
     """[n, l] each: the slots of n sequences of like length, the last slot again behind shorter ones' ends."""
@@ -49,14 +49,14 @@ class Packed:
         return self.ids.size if self.shared else sum(map(len, self.slots))
 
 
-def pack(sequences: Sequence[Tokens], *, together: int) -> Packed:
-    """Lay sequences out, in one shared row if none is longer than `together` and that takes fewer slots.
+def pack(sequences: Sequence[Tokens], *, max_packed_len: int) -> Packed:
+    """Lay sequences out; in one shared row where that is shorter and none is longer than `max_packed_len`.
 
     None at all are an empty slot.
     """
     longest = max(map(len, sequences), default=1)
-    if longest <= together:
-        packed = _lay_together(sequences)
+    if longest <= max_packed_len:
+        packed = _pack_shared(sequences)
         if packed.ids.size < len(sequences) * longest:
             return packed
     ids = np.zeros((max(1, len(sequences)), longest), np.int64)
@@ -66,10 +66,10 @@ def pack(sequences: Sequence[Tokens], *, together: int) -> Packed:
     return Packed(ids=ids, slots=slots)
 
 
-def _lay_together(sequences: Sequence[Tokens]) -> Packed:
+def _pack_shared(sequences: Sequence[Tokens]) -> Packed:
     """In the order of a dictionary, where what one shares with any before it lies in the one before."""
     paths: list[Ints] = [np.zeros(0, np.int64)] * len(sequences)
-    ids, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    ids, position_ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     before, used = None, 0
     for index in sorted(range(len(sequences)), key=lambda index: sequences[index].tolist()):
         sequence = sequences[index]
@@ -78,7 +78,7 @@ def _lay_together(sequences: Sequence[Tokens]) -> Packed:
         begin = paths[before][:alike] if before is not None else paths[index]
         paths[index] = np.concatenate([begin, used + np.arange(own)])
         ids.append(sequence[alike:].astype(np.int64))
-        places.append(alike + np.arange(own))
+        position_ids.append(alike + np.arange(own))
         before, used = index, used + own
     groups, owners, flat = [], np.zeros(used, np.int64), 0
     for run in _runs([len(path) for path in paths]):
@@ -88,7 +88,7 @@ def _lay_together(sequences: Sequence[Tokens]) -> Packed:
         for path in group:
             owners[path] = flat + np.arange(len(path))
             flat += longest
-    shared = Shared(places=np.concatenate(places), groups=tuple(groups), owners=owners)
+    shared = Shared(position_ids=np.concatenate(position_ids), groups=tuple(groups), owners=owners)
     return Packed(ids=np.concatenate(ids)[None], slots=tuple(paths), shared=shared)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .messages import WeightVersion
+from .types import WeightVersion
 
 STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 """How a named dtype lies in memory: numpy has no bfloat16, its bits travel as uint16."""

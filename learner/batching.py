@@ -1,6 +1,6 @@
 """Scored answers to the tensors of one micro-batch.
 
-B = answers, R = rows that they lie in (B, or 1 that they share), L = slots of a row, T = longest answer,
+B = answers, R = rows that hold them (B, or 1 that they share), L = slots of a row, T = longest answer,
 N = answer tokens of all B, H = width of the teacher's hidden states. What is left of a row is padding, and
 masks come from lengths, never from token ids. Messages are read-only and shared with other processes: tensors
 are copies.
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..common.arrays import tensor_of
 from ..common.errors import DataError
-from ..common.messages import Passage, Rollout, Scored
+from ..common.packed_attention import Layout
 from ..common.packing import pack
-from ..common.shared_rows import Layout
+from ..common.types import Passage, Rollout, Scored
 from .objective import Answers
 
 
@@ -63,11 +63,11 @@ def name_of(sample: Scored | Passage) -> str:
 
 
 def batch_of(
-    samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool, together: int = 0
+    samples: Sequence[Scored | Passage], device: torch.device, *, hidden: bool, max_packed_len: int = 0
 ) -> Batch:
     """The micro-batch of these samples; `hidden` asks for the teacher's hidden states too.
 
-    Answers share rows if none is longer than `together`: what `shared_rows.share` says of the model.
+    Answers share rows if none is longer than `max_packed_len`, which `enable_packing` gives for a model.
     """
     passages = [passage_of(sample) for sample in samples]
     for passage in passages:
@@ -76,8 +76,10 @@ def batch_of(
                 f"{passage.prompt_id}: {len(passage.prompt_ids)} prompt tokens and"
                 f" {len(passage.answer_ids)} answer tokens; both need at least one to be learned from"
             )
-    # Nothing follows an answer's last token, so nobody reads it.
-    packed = pack([np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages], together=together)
+    # Nothing follows an answer's last token, so it is no input.
+    packed = pack(
+        [np.concatenate([p.prompt_ids, p.answer_ids[:-1]]) for p in passages], max_packed_len=max_packed_len
+    )
     positions, targets = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for slots, passage in zip(packed.slots, passages, strict=True):
         positions.append(slots[len(passage.prompt_ids) - 1 :])
@@ -106,7 +108,7 @@ def pad_answers(
         if not isinstance(sample, Scored) or not isinstance(sample.passage, Rollout):
             raise DataError(
                 f"{name_of(sample)}: objective.kind = minillm learns from sampled answers that a"
-                " teacher has scored; this one is not; use kind = lm for given answers"
+                " teacher has scored; this one is not; use kind = sft for given answers"
             )
         given = sample.plain_teacher_logprobs if reward_temperature == "one" else sample.teacher_logprobs
         if given is None:

@@ -1,71 +1,33 @@
-"""Everything a learner needs to go on, in one folder; and the student alone, as a folder others can open.
+"""Checkpoints, with all that a learner needs to resume; and the student alone, as a Hugging Face folder.
 
-A checkpoint is written beside its place and renamed when it is whole, with a marker file inside that says so:
-a run that is killed while saving leaves the older checkpoint as it was.
+Both are written to a folder beside their own and renamed when they are whole. A checkpoint holds a marker
+file that says so: a run that is killed while saving leaves the older checkpoint as it was.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig
 
-from ..common.config import ModelConfig
+from ..common.config.run import ModelConfig
 from ..common.errors import DataError
+from ..common.process import empty_folder, partial_path, replace_folder
+from .engine import TrainEngine
 
 MARKER = "complete.json"
 EXPORT_GROUP = 32
 """Parameters that ranks gather at once for an export."""
 
 
-class Saves(Protocol):
-    """All that a checkpoint asks of a rank's engine."""
-
-    stage: int
-    student: PreTrainedModel
-    student_config: PretrainedConfig
-
-    def save(self, folder: Path) -> None:
-        """This rank's part of the state; all ranks call."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """What `save` wrote."""
-        ...
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """The value of each rank; also a place where all wait for each other."""
-        ...
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and whole shapes of the student's parameters."""
-        ...
-
-    def gathered(
-        self, names: Sequence[str], *, write: bool = False
-    ) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """These parameters whole; all ranks enter."""
-        ...
-
-    def parameters_changed(self) -> None:
-        """The parameters were written to."""
-        ...
-
-
-def save(engine: Saves, folder: Path, *, step: int, rank: int, world: int) -> None:
+def save(engine: TrainEngine, folder: Path, *, step: int, rank: int, world: int) -> None:
     """Write a checkpoint; all ranks call, with a folder that all of them see."""
-    aside = folder.with_name(folder.name + ".partial")
+    aside = partial_path(folder)
     if rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        empty_folder(aside)
     engine.all_gather("cleared")
     engine.save(aside)
     torch.save(_random_state(), aside / f"random-{rank}.pt")
@@ -73,12 +35,12 @@ def save(engine: Saves, folder: Path, *, step: int, rank: int, world: int) -> No
     if rank == 0:
         marker = {"step": step, "ranks": world, "zero_stage": engine.stage}
         (aside / MARKER).write_text(json.dumps(marker) + "\n")
-        _put_in_place(aside, folder)
+        replace_folder(aside, folder)
     engine.all_gather("renamed")
 
 
-def restore(engine: Saves, folder: Path, *, rank: int, world: int) -> int:
-    """Take a checkpoint on; all ranks call. Returns the optimiser steps behind it.
+def restore(engine: TrainEngine, folder: Path, *, rank: int, world: int) -> int:
+    """Load a checkpoint; all ranks call. Returns the optimiser steps made before it.
 
     Raises DataError where it is missing, was not finished, or came from other ranks or another ZeRO stage.
     """
@@ -86,7 +48,7 @@ def restore(engine: Saves, folder: Path, *, rank: int, world: int) -> int:
         raise DataError(f"{folder} is no finished checkpoint (it has no {MARKER}); name another one")
     marker = json.loads((folder / MARKER).read_text())
     for key, setting, mine in (
-        ("ranks", "learner.ranks", world),
+        ("ranks", "learner.world_size", world),
         ("zero_stage", "learner.zero_stage", engine.stage),
     ):
         if marker[key] != mine:
@@ -102,24 +64,23 @@ def restore(engine: Saves, folder: Path, *, rank: int, world: int) -> int:
     return marker["step"]
 
 
-def export_student(engine: Saves, folder: Path, start: ModelConfig, *, rank: int) -> None:
+def export_student(engine: TrainEngine, folder: Path, start: ModelConfig, *, rank: int) -> None:
     """The student as a plain Hugging Face folder, with all else as where it started; all ranks call."""
-    aside = folder.with_name(folder.name + ".partial")
+    aside = partial_path(folder)
     names, state = list(engine.shapes()), {}
     for first in range(0, len(names), EXPORT_GROUP):
         with engine.gathered(names[first : first + EXPORT_GROUP]) as whole:
             if rank == 0:
                 state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in whole.items()}
     if rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        empty_folder(aside)
         _write_student(engine, aside, state, start)
-        _put_in_place(aside, folder)
+        replace_folder(aside, folder)
     engine.all_gather("exported")
 
 
-def adopt(engine: Saves, folder: Path, *, rank: int) -> None:
-    """Take on the weights of an exported student; the optimiser keeps its memory. All ranks call."""
+def load_weights(engine: TrainEngine, folder: Path, *, rank: int) -> None:
+    """Load the weights of an exported student; the optimiser keeps its state. All ranks call."""
     from safetensors import safe_open
 
     where: dict[str, Path] = {}
@@ -138,17 +99,7 @@ def adopt(engine: Saves, folder: Path, *, rank: int) -> None:
     engine.parameters_changed()
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
-    """At no moment is there neither the old folder nor the new one on disk."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(aside, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_student(engine: Saves, folder: Path, state: dict[str, Tensor], start: ModelConfig) -> None:
+def _write_student(engine: TrainEngine, folder: Path, state: dict[str, Tensor], start: ModelConfig) -> None:
     student, config = engine.student, engine.student_config
     kept = student.state_dict().keys()
     buffers = {name: buffer.detach().cpu() for name, buffer in student.named_buffers() if name in kept}

@@ -1,6 +1,6 @@
-"""DeepSpeed behind TrainEngine: the only door to it.
+"""DeepSpeed behind TrainEngine.
 
-What does not fit is undone or taken over. DeepSpeed averages gradients over ranks, while losses here are
+What does not fit is undone or replaced. DeepSpeed averages gradients over ranks, while losses here are
 divided by the whole step already. It counts micro-batches, while their number varies from step to step:
 `managed_gradient_accumulation: false` makes `step` the boundary, at every ZeRO stage. At stage 0 it steps
 whatever the gradient is, so the norm is taken and clipped in a hook of the optimiser instead.
@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
-from ..common import products
-from ..common.config import LearnerConfig, ModelConfig, OptimizerConfig
-from ..common.errors import ConfigError, ModelError
+from ..common import onednn_linear
+from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
+from ..common.errors import ModelError
 from ..common.heads import Head, check_head, read_head
-from ..common.shared_rows import read, share
+from ..common.packed_attention import enable_packing, read
 from .batching import Batch
-from .fused_head import FusedLoss
-from .step import Result
+from .engine import Result
+from .fused_loss import FusedLoss
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine_with_min_lr"}
 MOST_BUCKET_ELEMENTS = 200_000_000
@@ -41,11 +41,13 @@ LONGEST_MEETING = timedelta(minutes=30)
 TAG = "state"
 
 
-def join(rank: int, world: int, address: str, port: int, door: socket.socket | None = None) -> torch.device:
-    """Meet the other ranks; the device to compute on. NCCL where this process was given a GPU, else gloo.
+def join(
+    rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None = None
+) -> torch.device:
+    """Connect to the other ranks; the device to compute on. NCCL where this process has a GPU, else gloo.
 
-    `door` is the socket that rank 0 listens on at `address` and `port`, and no other rank has. A port that
-    was only looked up would be free for anyone until rank 0 has imported torch.
+    `listen_socket`, on rank 0 alone, is the socket that listens at `address` and `port`. A port that was only
+    looked up could be taken by anyone until rank 0 has imported torch.
     """
     has_gpu = torch.cuda.is_available()
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world))
@@ -63,7 +65,7 @@ def join(rank: int, world: int, address: str, port: int, door: socket.socket | N
         address,
         port,
         is_master=rank == 0,
-        master_listen_fd=None if door is None else door.detach(),
+        master_listen_fd=None if listen_socket is None else listen_socket.detach(),
         timeout=LONGEST_MEETING,
         wait_for_workers=False,
     )
@@ -111,21 +113,21 @@ class DeepSpeedEngine:
 
         self.device = device
         self._zero = deepspeed.zero
-        self.stage = zero_stage(learner)
+        self.stage = learner.effective_zero_stage
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
-        if self.stage == 0:  # ZeRO lays them out by itself
-            _lay_together(self.student)
+        if self.stage == 0:  # ZeRO has a layout of its own
+            _pack_shared(self.student)
         head = read_head(self.student, vocabulary)
         check_head(self.student, head)
-        self.together = share(self.student)
+        self.max_packed_len = enable_packing(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
             self._zero.register_external_parameter(module, head.weight)
             if head.bias is not None:
                 self._zero.register_external_parameter(module, head.bias)
         self._optimizer = _optimizer(self.student, learner.optimizer)
-        self._norm, self._clip = 0.0, learner.optimizer.clip_norm
+        self._norm, self._clip = 0.0, learner.max_grad_norm
         if self.stage == 0:
             self._optimizer.register_step_pre_hook(self._clip_before_step)
         self._engine: Any = deepspeed.initialize(
@@ -136,7 +138,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         if self.stage == 0 and dist.get_world_size() == 1:
-            # Nobody to add to; DeepSpeed would copy every gradient into one tensor and back all the same. Its
+            # No other rank to add to; DeepSpeed would still copy every gradient into one tensor and back. Its
             # zeros for what had no gradient are made in `_clip_before_step`.
             self._engine.enable_backward_allreduce = False
             _add_rows_in_place(self.student)
@@ -191,15 +193,12 @@ class DeepSpeedEngine:
         return found
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every parameter's name and whole shape, by the names of the Hugging Face model; tied ones once."""
+        """See TrainEngine."""
         return {name: tuple(_whole_shape(p)) for name, p in self.student.named_parameters()}
 
     @contextmanager
     def gathered(self, names: Sequence[str], *, write: bool = False) -> Iterator[Mapping[str, Tensor]]:
-        """These parameters whole, for the length of the block; all ranks must enter.
-
-        With `write`, what rank 0 leaves in them is what all ranks hold afterwards.
-        """
+        """See TrainEngine."""
         parameters = dict(self.student.named_parameters())
         chosen = {name: parameters[name] for name in names}
         if self.stage == 3:
@@ -212,32 +211,21 @@ class DeepSpeedEngine:
                     dist.broadcast(parameter.data, 0)
 
     def parameters_changed(self) -> None:
-        """Tell the optimiser that the weights were written to: ZeRO holds copies of its own."""
+        """See TrainEngine; ZeRO holds copies of its own."""
         if self.stage:
             self._engine.optimizer.refresh_fp32_params()
 
     def save(self, folder: Path) -> None:
-        """Weights, optimiser and schedule into `folder`; all ranks must call."""
+        """See TrainEngine."""
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote, on as many ranks as then; all must call."""
+        """See TrainEngine."""
         self._engine.load_checkpoint(str(folder), tag=TAG)
 
     def close(self) -> None:
         """Leave the other ranks."""
         dist.destroy_process_group()
-
-
-def zero_stage(learner: LearnerConfig) -> int:
-    """The ZeRO stage that these settings run at; ConfigError where there is none."""
-    if learner.offload == "cpu" and learner.zero_stage == 0:
-        raise ConfigError(
-            "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3",
-            source="learner",
-        )
-    # Without ZeRO, DeepSpeed adds gradients up in bfloat16; stage 1 does it in float32.
-    return max(1, learner.zero_stage) if learner.precision == "bfloat16" else learner.zero_stage
 
 
 def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -> PreTrainedModel:
@@ -253,7 +241,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
             model.path,
             revision=model.revision,
             config=config,
-            dtype=getattr(torch, learner.precision),
+            dtype=getattr(torch, learner.dtype),
             use_safetensors=True,
         )
     except OSError as missing:
@@ -263,12 +251,12 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
         ) from missing
     if learner.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    products.use_in(student)
+    onednn_linear.use_in(student)
     return student
 
 
-def _lay_together(student: PreTrainedModel) -> None:
-    """Let the parameters lie back to back, in order, so that they are published as few long arrays."""
+def _pack_shared(student: PreTrainedModel) -> None:
+    """Make the parameters adjacent in memory, in order, so that they are published as few long arrays."""
     parameters = [p for p in student.parameters() if p.dtype == torch.float32]
     stretches = torch.empty(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])
     for parameter, stretch in zip(parameters, stretches, strict=True):
@@ -276,7 +264,7 @@ def _lay_together(student: PreTrainedModel) -> None:
 
 
 def _add_rows_in_place(student: PreTrainedModel) -> None:
-    """Add the embedding's gradient, a few rows, to what there is of the weight's where that lies.
+    """Add the embedding's gradient, a few rows, to the weight's gradient in place.
 
     Autograd would make a matrix of zeros around them, and of tied weights a third one of the sum with the
     head's, which is there first.
@@ -326,7 +314,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, learner: LearnerConfig) -> Any:
         SCHEDULES[settings.schedule],
         optimizer,
         num_warmup_steps=settings.warmup_steps,
-        num_training_steps=learner.steps,
+        num_training_steps=learner.max_steps,
         scheduler_specific_kwargs={"min_lr": settings.min_lr} if settings.schedule == "cosine" else {},
     )
 
@@ -351,13 +339,13 @@ def _settings(learner: LearnerConfig, stage: int, num_parameters: int) -> dict[s
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": learner.optimizer.clip_norm if stage else 0.0,
+        "gradient_clipping": learner.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-    if learner.precision == "bfloat16":
+    if learner.dtype == "bfloat16":
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings

@@ -15,6 +15,7 @@ out of it and is left away. Both inputs are overwritten.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +25,14 @@ import torch
 from torch import Tensor
 
 from ..common import divergence as exact
+from ..common.config.objective import DIVERGENCES, ObjectiveConfig
 from ..common.divergence import row_dot
-from ..common.objective import ObjectiveConfig
+from ..common.plugins import find_plugin
 
-Slope = Callable[[Tensor, Tensor], Tensor]
+GradFn = Callable[[Tensor, Tensor], Tensor]
 """(d loss/d divergence [n, 1], d loss/d log q of the drawn token [n, 1]) to d loss/dz [n, V], still without
 the part of the drawn token's own z."""
-Walk = Callable[[Tensor, Tensor, Tensor, slice], tuple[Tensor, Slope]]
+DivergenceFn = Callable[[Tensor, Tensor, Tensor, slice], tuple[Tensor, GradFn]]
 """(log q [n, V], log p [n, V], drawn ids [n, 1], which of all tokens these are) to (values [n], slope)."""
 
 
@@ -39,17 +41,25 @@ class Divergence:
     """One of the family, by the name that settings and metrics give it."""
 
     name: str
-    walk: Walk
+    walk: DivergenceFn
 
 
-def divergence_of(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence:
-    """The divergence that `kd` minimises. `hard` bool [N]: which tokens are, for atkd alone."""
+def divergence_of(
+    settings: ObjectiveConfig, hard: Tensor | None = None, plugins: tuple[str, ...] = ()
+) -> Divergence:
+    """The divergence that `kd` minimises, ours or a plugin's.
+
+    `hard` bool [N]: which tokens are, for atkd alone. `plugins`: modules that may offer one. Raises
+    ConfigError for a name that nobody offers.
+    """
     name = settings.divergence
     if name == "atkd":
         if hard is None:
             raise ValueError("atkd needs to know which tokens are hard")
         return Divergence(name, partial(_atkd, hard))
-    walks: dict[str, Walk] = {
+    if name not in DIVERGENCES:
+        return Divergence(name, _plugin(name, plugins))
+    walks: dict[str, DivergenceFn] = {
         "forward_kl": _forward_kl,
         "reverse_kl": _reverse_kl,
         "jeffreys": _jeffreys,
@@ -60,6 +70,31 @@ def divergence_of(settings: ObjectiveConfig, hard: Tensor | None = None) -> Dive
         "akl": partial(_akl, settings.akl_mass),
     }
     return Divergence(name, walks[name])
+
+
+@functools.cache
+def _plugin(name: str, modules: tuple[str, ...]) -> DivergenceFn:
+    return find_plugin("divergences", name, modules)
+
+
+def by_autograd(value: Callable[[Tensor, Tensor], Tensor]) -> DivergenceFn:
+    """A divergence from its value alone: log q and log p [n, V] to values [n], written with torch.
+
+    For plugins that have no gradient in closed form. Takes three more tensors [n, V] of memory than one that
+    has, and about twice its time.
+    """
+
+    def divergence(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
+        with torch.enable_grad():
+            logits = log_q.detach().clone().requires_grad_()  # log q is one set of logits of q
+            values = value(torch.log_softmax(logits, -1), log_p)
+            (slope,) = torch.autograd.grad(values.sum(), logits)
+        q = log_q.exp_()
+        return values.detach(), lambda by_value, by_logprob: slope.mul_(by_value).addcmul_(
+            q, by_logprob, value=-1.0
+        )
+
+    return divergence
 
 
 @dataclass(frozen=True)
@@ -96,7 +131,7 @@ class DoubtSplit:
         return torch.where(hard, of_hard, of_easy)
 
 
-def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     difference = torch.sub(log_q, log_p, out=log_p)
     q = log_q.exp_()
     value = row_dot(q, difference)
@@ -108,18 +143,18 @@ def _reverse_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tup
     return value, slope
 
 
-def _forward_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _forward_kl(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     value = exact.forward_kl(log_q, log_p)
     return value, _forward_slope(log_q.exp_(), log_p.exp_())
 
 
-def _cross_entropy(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _cross_entropy(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     p = log_p.exp_()
     value = -row_dot(p, log_q)
     return value, _forward_slope(log_q.exp_(), p)
 
 
-def _forward_slope(q: Tensor, p: Tensor) -> Slope:
+def _forward_slope(q: Tensor, p: Tensor) -> GradFn:
     return lambda by_kl, by_logprob: q.mul_(by_kl - by_logprob).addcmul_(p, by_kl, value=-1.0)
 
 
@@ -128,7 +163,7 @@ CROSS_ENTROPY = Divergence("cross_entropy", _cross_entropy)
 """-sum p log q: the forward KL and the teacher's entropy, of which the student cannot change the latter."""
 
 
-def _free_slope(h: Tensor, q: Tensor) -> Slope:
+def _free_slope(h: Tensor, q: Tensor) -> GradFn:
     """The slope that follows from h = q dD/dq."""
     total = h.sum(-1, keepdim=True)
     return lambda by_value, by_logprob: h.mul_(by_value).addcmul_(
@@ -136,14 +171,14 @@ def _free_slope(h: Tensor, q: Tensor) -> Slope:
     )
 
 
-def _jeffreys(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _jeffreys(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     difference, p = log_q - log_p, log_p.exp_()
     q = log_q.exp_()
     value = row_dot(q - p, difference)
     return value, _free_slope(difference.mul_(q).sub_(p), q)
 
 
-def _jsd(beta: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _jsd(beta: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     of_teacher = row_dot(log_p.exp(), log_p.sub_(log_m))
     from_m = torch.sub(log_q, log_m, out=log_m)
@@ -152,33 +187,33 @@ def _jsd(beta: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) 
     return value, _free_slope(from_m.mul_(q).mul_(1 - beta), q)
 
 
-def _skew_kl(skew: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _skew_kl(skew: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     log_m = torch.logaddexp(log_p + math.log(skew), log_q + math.log1p(-skew))
     p = log_p.exp()
     value = row_dot(p, log_p.sub_(log_m))
-    share = torch.sub(log_q, log_m, out=log_m).exp_()
-    return value, _free_slope(p.mul_(share).mul_(skew - 1), log_q.exp_())
+    fraction = torch.sub(log_q, log_m, out=log_m).exp_()
+    return value, _free_slope(p.mul_(fraction).mul_(skew - 1), log_q.exp_())
 
 
 def _skew_reverse_kl(
     skew: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice
-) -> tuple[Tensor, Slope]:
+) -> tuple[Tensor, GradFn]:
     log_m = torch.logaddexp(log_p + math.log1p(-skew), log_q + math.log(skew))
     from_m = torch.sub(log_q, log_m, out=log_m)
     q = log_q.exp_()
     value = row_dot(q, from_m)
-    share = torch.exp(from_m, out=log_p).mul_(-skew)
-    return value, _free_slope(from_m.add_(share).mul_(q), q)
+    fraction = torch.exp(from_m, out=log_p).mul_(-skew)
+    return value, _free_slope(from_m.add_(fraction).mul_(q), q)
 
 
-def _total_variation(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _total_variation(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     q = log_q.exp_()
     gap = torch.sub(q, log_p.exp_(), out=log_p)
     value = 0.5 * gap.abs().sum(-1)
     return value, _free_slope(gap.sign_().mul_(q).mul_(0.5), q)
 
 
-def _akl(mass: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _akl(mass: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     """Head = the teacher's likeliest words up to `mass`, the likeliest always among them.
 
     The word that crosses `mass` belongs to the tail, as in the released code. The shares are constants.
@@ -192,14 +227,14 @@ def _akl(mass: float, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) 
     gap = (p - q).abs()
     of_head, whole = (gap * head).sum(-1, keepdim=True), gap.sum(-1, keepdim=True)
     # Equal distributions have no gap to share out, and no divergence either way.
-    share = torch.where(whole > 0, of_head / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.5)
+    fraction = torch.where(whole > 0, of_head / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.5)
     forward, reverse = -row_dot(p, difference), row_dot(q, difference)
-    value = share[:, 0] * forward + (1 - share[:, 0]) * reverse
-    h = difference.mul_(q).mul_(1 - share).addcmul_(p, share, value=-1.0)
+    value = fraction[:, 0] * forward + (1 - fraction[:, 0]) * reverse
+    h = difference.mul_(q).mul_(1 - fraction).addcmul_(p, fraction, value=-1.0)
     return value, _free_slope(h, q)
 
 
-def _atkd(hard: Tensor, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, Slope]:
+def _atkd(hard: Tensor, log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
     """KL of "the token or another", for hard tokens, + KL among the other words; no factor of doubt."""
     is_hard = hard[tokens, None].to(log_q.dtype)
     token_q, token_p = log_q.gather(1, ids), log_p.gather(1, ids)

@@ -1,7 +1,7 @@
-"""What the student thinks of given answers, exactly, without learning from them.
+"""Exact figures of the student on given answers, without learning from them.
 
-One record per answer, so that whoever asked can average over tokens and draw intervals over answers. All
-ranks walk through it in lock-step.
+One record per answer, so that the caller can average over tokens and draw intervals over answers. All ranks
+run it in lock-step.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.heads import Head
-from ..common.messages import AnswerMeasure, Passage, Rollout, Scored
+from ..common.types import AnswerMeasure, Passage, Scored, sample_of
 from .batching import Batch, batch_of, passage_of
-from .dealing import Hand
-from .step import Load, TrainEngine, teacher_hidden
+from .engine import TrainEngine
+from .sharding import RankItems
+from .step import Load, teacher_hidden
 
 
 def measure(
     engine: TrainEngine,
-    hand: Hand,
+    rank_items: RankItems,
     load: Load,
     *,
     teacher: Head | None,
     temperature: float,
     chunk_tokens: int,
 ) -> list[AnswerMeasure]:
-    """A record of each of this rank's answers, in the order of the hand's micro-batches.
+    """A record of each of this rank's answers, in the order of its micro-batches.
 
     Divergences are measured where a teacher head is there and all answers of the micro-batch came with the
     teacher's hidden states.
     """
     records: list[AnswerMeasure] = []
-    for micro_batch in hand.micro_batches:
+    for micro_batch in rank_items.micro_batches:
         samples = [load(item) for item in micro_batch]
         compares = teacher is not None and all(_has_hidden(sample) for sample in samples)
-        batch = batch_of(samples, engine.device, hidden=compares, together=engine.together)
+        batch = batch_of(samples, engine.device, hidden=compares, max_packed_len=engine.max_packed_len)
         found = _measured(engine, batch, teacher if compares else None, temperature, chunk_tokens)
         records += _records(samples, batch, found)
     return records
@@ -84,7 +85,7 @@ def _records(
         records.append(
             AnswerMeasure(
                 prompt_id=passage.prompt_id,
-                sample=passage.sample if isinstance(passage, Rollout) else 0,
+                sample=sample_of(passage),
                 tokens=len(passage.answer_ids),
                 nll=nll or 0.0,
                 entropy=entropy or 0.0,

@@ -1,7 +1,7 @@
 """The loss of one answer token: the paper's equations, or its released code, by the settings of `objective`.
 
     minillm       equations 3-7: importance-weighted single-step reverse KL + policy gradient on what follows
-    lm            -log q of the given answer's tokens
+    sft           -log q of the given answer's tokens
     kd            an exact divergence between p and q at each position of the answers (see divergences)
 
 Two stages. `token_constants` makes what stays fixed while q moves within an optimiser step (returns, log p~);
@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..common.config.objective import ObjectiveConfig
 from ..common.errors import ConfigError
-from ..common.objective import ObjectiveConfig
 from .divergences import CROSS_ENTROPY, REVERSE_KL, Divergence, divergence_of
 from .returns import (
     Moments,
@@ -150,13 +150,7 @@ def token_constants(
 
 def _refuse_inexact(settings: ObjectiveConfig) -> None:
     """Per-decision weights are exact for sums of rewards alone: nothing normalised, whitened or clipped."""
-    faults = settings.faults()
-    if "per_decision" in (settings.importance_weight, settings.single_step_weight) and settings.whiten:
-        faults.append(
-            "objective.whiten = true cannot stand beside per_decision weights, which are exact only without "
-            "it; set objective.whiten=false or per_token weights"
-        )
-    if faults:
+    if faults := settings.faults():
         raise ConfigError(*faults, source="objective")
 
 
@@ -227,7 +221,7 @@ def _policy_surrogate(
         else:
             fixed = (constants.student_logprobs - constants.behaviour_logprobs).exp()
     fixed = fixed * _capped(fixed * moving.detach(), settings)
-    low, high = 1.0 - settings.clip_range, 1.0 + settings.clip_range
+    low, high = 1.0 - settings.epsilon, 1.0 + settings.epsilon
     if settings.clip == "ppo":
         loss = torch.maximum(-advantage * moving, -advantage * moving.clamp(low, high))
         clipped = ((advantage > 0) & (moving > high)) | ((advantage < 0) & (moving < low))
@@ -245,14 +239,14 @@ def answer_loss(
 
     `constants`, packed to [N], for `minillm` only; `weights` [N] of the divergences, for `kd` by atkd only.
     """
-    if settings.kind == "lm":
+    if settings.kind == "sft":
         return lambda divergence, logprob, tokens: (-logprob, {})
     if settings.kind == "kd":
-        share = settings.lm_share
+        fraction = settings.lm_share
 
         def kd_loss(divergence: Tensor, logprob: Tensor, tokens: slice) -> tuple[Tensor, dict[str, Tensor]]:
             weighted = divergence if weights is None else weights[tokens] * divergence
-            return ((1 - share) * weighted - share * logprob if share else weighted), {}
+            return ((1 - fraction) * weighted - fraction * logprob if fraction else weighted), {}
 
         return kd_loss
     if constants is None:
@@ -265,17 +259,19 @@ def text_loss(settings: ObjectiveConfig) -> TokenLoss:
 
     The paper's L_PT has s = 0, the released code 0.5. Expects `text_divergence(settings)` and temperature 1.
     """
-    share = settings.text_teacher_share
-    return lambda divergence, logprob, tokens: (share * divergence - (1 - share) * logprob, {})
+    fraction = settings.text_teacher_share
+    return lambda divergence, logprob, tokens: (fraction * divergence - (1 - fraction) * logprob, {})
 
 
-def answer_divergence(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence | None:
+def answer_divergence(
+    settings: ObjectiveConfig, hard: Tensor | None = None, plugins: tuple[str, ...] = ()
+) -> Divergence | None:
     """Which full-vocabulary divergence the answers' loss reads; None: it needs no teacher head.
 
-    `hard` bool [N]: which tokens are hard, for `kd` by atkd only.
+    `hard` bool [N]: which tokens are hard, for `kd` by atkd only. `plugins`: modules that may offer one.
     """
     if settings.kind == "kd":
-        return divergence_of(settings, hard)
+        return divergence_of(settings, hard, plugins)
     return REVERSE_KL if settings.kind == "minillm" and settings.single_step else None
 
 

@@ -1,37 +1,25 @@
 """Parameters to buckets to one manifest: how new weights leave the learner.
 
-Under ZeRO-3 the ranks gather bucket by bucket, so no rank ever holds more than one bucket beside its share.
-Only rank 0 copies, each parameter once, from where it lies into the store; tied ones go once, by their
+Under ZeRO-3 the ranks gather bucket by bucket, so no rank ever holds more than one bucket beside its shard.
+Only rank 0 copies, each parameter once, from where it is into the object store; tied ones go once, by their
 first name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..common.arrays import bits_of
-from ..common.messages import WeightVersion
+from ..common.types import WeightVersion
 from ..common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
+from .engine import TrainEngine
 
 Put = Callable[[Arrays], Any]
 """Copies a bucket's arrays to where others can get them; gives their reference."""
-
-
-class Parameters(Protocol):
-    """All that publishing asks of whoever holds the student."""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and whole shapes, tied parameters once."""
-        ...
-
-    def gathered(self, names: Sequence[str]) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """These parameters whole, for the length of the block; all ranks enter."""
-        ...
 
 
 def plan_buckets(
@@ -51,7 +39,7 @@ def plan_buckets(
 
 
 def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors in one dimension, those that lie back to back as one.
+    """The tensors in one dimension; those that are adjacent in memory become one.
 
     The object store copies a long array in half the time that it takes for the same in short ones.
     """
@@ -74,7 +62,7 @@ def _follows(flat: Tensor, before: Tensor) -> bool:
 
 
 def publish(
-    parameters: Parameters,
+    engine: TrainEngine,
     version: WeightVersion,
     put: Put | None,
     *,
@@ -83,12 +71,12 @@ def publish(
 ) -> WeightManifest | None:
     """All weights as one manifest, on the rank that has a `put`; the others take part and get None."""
     buckets: list[WeightBucket] = []
-    for forms in plan_buckets(parameters.shapes(), bucket_bytes, dtype):
-        with parameters.gathered([form.name for form in forms]) as whole:
+    for forms in plan_buckets(engine.shapes(), bucket_bytes, dtype):
+        with engine.gathered([form.name for form in forms]) as whole:
             if put is None:
                 continue
-            together = joined([whole[form.name] for form in forms])
-            arrays = [bits_of(tensor.to(getattr(torch, dtype))) for tensor in together]
+            merged = joined([whole[form.name] for form in forms])
+            arrays = [bits_of(tensor.to(getattr(torch, dtype))) for tensor in merged]
             bucket = WeightBucket(ref=put(arrays), tensors=forms, checksum=checksum(arrays))
             assert bucket.views(arrays) is not None, forms
             buckets.append(bucket)

@@ -1,6 +1,6 @@
-"""One learner rank: its engine, its step, and the chunks that they read. Knows no Ray.
+"""One learner rank: its engine, its step, and the chunks of answers that they read. Knows no Ray.
 
-All ranks get the same calls in the same order, and walk through them in lock-step.
+All ranks get the same calls in the same order, and run them in lock-step.
 """
 
 from __future__ import annotations
@@ -13,47 +13,50 @@ from typing import Any
 import torch
 
 from ..common.arrays import tensor_of
-from ..common.config import RunConfig
+from ..common.config.run import RunConfig
 from ..common.heads import Head
-from ..common.messages import AnswerMeasure, Passage, Scored, WeightVersion
+from ..common.logs import EventLog, answer_ids
 from ..common.metrics import Metrics
+from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion, sample_of
 from ..common.weights import WeightManifest
 from . import checkpoint
-from .dealing import Hand, Item, Share
+from .batching import passage_of
 from .deepspeed_engine import DeepSpeedEngine, join
 from .measure import measure
 from .publish import Put, publish
+from .sharding import Item, RankBatch, RankItems
 from .step import StepRules, StepRunner
 
 MIB = 1 << 20
+log = EventLog(__name__)
 Fetch = Callable[[list[Any]], list[list[Scored | Passage]]]
-"""What lies behind references of chunks, in their order."""
+"""The chunks behind references, in their order."""
 
 
 class Chunks:
-    """Lists of samples out of the object store, without a copy; the set in training is kept open."""
+    """Lists of samples from the object store, without a copy; those of the set in training stay."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._open: dict[Any, list[Scored | Passage]] = {}
 
-    def fetch(self, hand: Hand) -> None:
-        """Open all chunks of a hand that are not open yet."""
-        missing = [chunk for chunk in _chunks_of(hand) if chunk not in self._open]
+    def fetch(self, rank_items: RankItems) -> None:
+        """Fetch all chunks of these items that are not here yet."""
+        missing = [chunk for chunk in _chunks_of(rank_items) if chunk not in self._open]
         self._open |= zip(missing, self._fetch(missing), strict=True)
 
     def load(self, item: Item) -> Scored | Passage:
         """One sample of a fetched chunk."""
         return self._open[item.chunk][item.position]
 
-    def forget(self, hand: Hand | None = None) -> None:
-        """Let go of a hand's chunks, or of all."""
-        for chunk in list(self._open) if hand is None else _chunks_of(hand):
+    def release(self, rank_items: RankItems | None = None) -> None:
+        """Drop the references to these items' chunks, or to all."""
+        for chunk in list(self._open) if rank_items is None else _chunks_of(rank_items):
             del self._open[chunk]
 
 
-def _chunks_of(hand: Hand) -> list[Any]:
-    return list(dict.fromkeys(item.chunk for run in hand.micro_batches for item in run))
+def _chunks_of(rank_items: RankItems) -> list[Any]:
+    return list(dict.fromkeys(item.chunk for item in rank_items.items))
 
 
 def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) -> Head:
@@ -72,17 +75,17 @@ def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) ->
 
 
 class Rank:
-    """The student in training, as one rank has it. Made when the ranks meet (see join)."""
+    """The student in training, as one rank holds it. Connects to the other ranks (see join)."""
 
     def __init__(
         self, config: RunConfig, vocabulary: int, fetch: Fetch, *,
-        rank: int, world: int, address: str, port: int, door: socket.socket | None,
+        rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None,
     ):  # fmt: skip
         self._config, self._vocabulary, self._fetch = config, vocabulary, fetch
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._steps = rank, world, 0
         self._teacher: Head | None = None
         self._chunks = Chunks(fetch)
-        device = join(rank, world, address, port, door)
+        device = join(rank, world, address, port, listen_socket)
         self._engine = DeepSpeedEngine(
             config.student, config.learner, vocabulary, device, dropout=config.uses_dropout
         )
@@ -94,7 +97,8 @@ class Rank:
                 temperature=config.rollout.temperature if config.samples_answers else 1.0,
                 max_new_tokens=config.rollout.max_new_tokens,
                 chunk_tokens=config.learner.head_chunk,
-                kept_positions=config.kept_positions(vocabulary),
+                cached_positions=config.kept_positions(vocabulary),
+                plugins=config.plugins,
             ),
         )
 
@@ -106,27 +110,32 @@ class Rank:
         self._teacher = head_of(arrays, self._vocabulary, self._engine.device)
         self._runner.teacher = self._teacher
 
-    def step(self, share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
+    def step(self, rank_batch: RankBatch, *, fresh: bool, first_epoch: bool) -> Metrics:
         """See StepRunner.step."""
-        self._chunks.fetch(share.answers)
-        self._chunks.fetch(share.texts)
+        self._chunks.fetch(rank_batch.answers)
+        self._chunks.fetch(rank_batch.texts)
         try:
-            return self._runner.step(share, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
+            metrics = self._runner.step(rank_batch, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
         finally:
-            self._chunks.forget(share.texts)  # met once
+            self._chunks.release(rank_batch.texts)  # used once
+        self._steps += 1
+        passages = [passage_of(self._chunks.load(item)) for item in rank_batch.answers.items]
+        ids = answer_ids([p.prompt_id for p in passages], map(sample_of, passages))
+        log.event("trained", step=self._steps, ids=ids, first_epoch=first_epoch)
+        return metrics
 
-    def forget(self) -> None:
-        """Let go of the set of answers, so that the next one finds room in the object store."""
-        self._chunks.forget()
-        self._runner.forget()
+    def release(self) -> None:
+        """Drop the references to the set of answers, so that the object store has room for the next one."""
+        self._chunks.release()
+        self._runner.release()
 
-    def measure(self, hand: Hand, temperature: float) -> list[AnswerMeasure]:
+    def measure(self, rank_items: RankItems, temperature: float) -> list[AnswerMeasure]:
         """See measure.measure."""
         chunks = Chunks(self._fetch)
-        chunks.fetch(hand)
+        chunks.fetch(rank_items)
         return measure(
             self._engine,
-            hand,
+            rank_items,
             chunks.load,
             teacher=self._teacher,
             temperature=temperature,
@@ -134,13 +143,13 @@ class Rank:
         )
 
     def publish(self, version: WeightVersion, put: Put) -> WeightManifest | None:
-        """All weights to where `put` keeps them; the manifest on rank 0."""
+        """All weights to where `put` stores them; the manifest on rank 0."""
         return publish(
             self._engine,
             version,
             put if self._rank == 0 else None,
             bucket_bytes=self._config.learner.bucket_mib * MIB,
-            dtype=self._config.rollout.precision,
+            dtype=self._config.rollout.dtype,
         )
 
     def save(self, folder: str, step: int) -> None:
@@ -149,13 +158,15 @@ class Rank:
 
     def restore(self, folder: str) -> int:
         """See checkpoint.restore."""
-        self.forget()
-        return checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
+        self.release()
+        self._steps = checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
+        log.event("restored", step=self._steps)
+        return self._steps
 
     def export(self, folder: str) -> None:
         """See checkpoint.export_student."""
         checkpoint.export_student(self._engine, Path(folder), self._config.student, rank=self._rank)
 
-    def adopt(self, folder: str) -> None:
-        """See checkpoint.adopt."""
-        checkpoint.adopt(self._engine, Path(folder), rank=self._rank)
+    def load_weights(self, folder: str) -> None:
+        """See checkpoint.load_weights."""
+        checkpoint.load_weights(self._engine, Path(folder), rank=self._rank)

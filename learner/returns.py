@@ -109,7 +109,7 @@ class Moments:
 
 
 def moments(values: Tensor, slots: int) -> Moments:
-    """Sums of `values` (0 outside the mask) over `slots` places, padding counted as zeros.
+    """Sums of `values` (0 outside the mask) over `slots` positions, padding counted as zeros.
 
     `slots` = answers x max_new_tokens of these answers, so that the result does not depend on how far a
     batch happens to be padded.

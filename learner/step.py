@@ -1,6 +1,6 @@
 """One optimiser step of one rank: forward, objective, backward, report. Knows no Ray and no DeepSpeed.
 
-All ranks walk through it in lock-step. Losses are divided by the totals of the whole step, so the gradient
+All ranks run it in lock-step. Losses are divided by the totals of the whole step, so the gradient
 does not depend on how the step was split into ranks and micro-batches.
 """
 
@@ -10,22 +10,21 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..common.config.objective import ObjectiveConfig
 from ..common.divergence import drawn_logprobs
 from ..common.errors import DataError, NonFiniteLoss
 from ..common.heads import Head
-from ..common.messages import Passage, Scored
 from ..common.metrics import CATALOGUE, Metrics
-from ..common.objective import ObjectiveConfig
+from ..common.types import Passage, Scored
 from .batching import Batch, batch_of, pad_answers
-from .dealing import Item, Share
 from .divergences import Divergence, DoubtSplit
-from .fused_head import FusedLoss, fused_loss
-from .kept_logprobs import KeptLogprobs, KeptRows
+from .engine import TrainEngine
+from .fused_loss import FusedLoss, fused_loss
+from .logprob_cache import CachedRows, TeacherLogprobCache
 from .objective import (
     TokenLoss,
     advantage_moments,
@@ -37,44 +36,12 @@ from .objective import (
     token_constants,
 )
 from .returns import Moments, merged
+from .sharding import Item, RankBatch
 
 Load = Callable[[Item], Scored | Passage]
-"""Where an item's tokens come from."""
-Result = TypeVar("Result")
+"""From an item to its tokens."""
 MAX_NAMES = 8
 """Answers that an error names."""
-
-
-class TrainEngine(Protocol):
-    """All that an optimiser step asks of whoever holds the student."""
-
-    device: torch.device
-    together: int
-    """How long answers may be for the student to read them in shared rows as if alone; 0: it cannot."""
-
-    def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
-        """`use` on the inputs of the output layer at the batch's positions, and the head."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's part of the step's loss to what is there."""
-        ...
-
-    def step(self) -> float:
-        """Move the weights, unless the gradient's global norm is not finite; that norm, before clipping."""
-        ...
-
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        ...
-
-    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over ranks, in float64."""
-        ...
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """The value of each rank."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +54,15 @@ class StepRules:
     """Slots of an answer, for whitening."""
     chunk_tokens: int
     """Answer positions for which logits exist at a time."""
-    kept_positions: int = 0
-    """Answer positions of a set for which the teacher's log-probs are kept until `forget`."""
+    cached_positions: int = 0
+    """Answer positions of a set for which the teacher's log-probs are cached until `release`."""
+    plugins: tuple[str, ...] = ()
+    """Modules that may offer the divergence."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Sums:
-    """What a step's micro-batches leave behind on this rank."""
+    """Sums over a step's micro-batches on this rank."""
 
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     bad: list[str] = field(default_factory=list)
@@ -117,14 +86,14 @@ class StepRunner:
 
     def __init__(self, engine: TrainEngine, rules: StepRules, teacher: Head | None = None):
         self._engine, self._rules, self.teacher = engine, rules, teacher
-        self._kept: KeptLogprobs | None = None
+        self._cache: TeacherLogprobCache | None = None
 
-    def forget(self) -> None:
-        """The set of answers is done with."""
-        if self._kept is not None:
-            self._kept.forget()
+    def release(self) -> None:
+        """The set of answers was trained on."""
+        if self._cache is not None:
+            self._cache.release()
 
-    def step(self, share: Share, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
+    def step(self, rank_batch: RankBatch, load: Load, *, fresh: bool, first_epoch: bool) -> Metrics:
         """One optimiser step over all ranks; metrics of the whole step, the same on each rank.
 
         `fresh`: no step was made since the answers were drawn, so that log q must equal the engine's.
@@ -132,16 +101,16 @@ class StepRunner:
         """
         objective, sums = self._rules.objective, _Sums()
         facts = _Facts(
-            moments=self._moments(share, load) if self._is_minillm and objective.whiten else None,
-            split=self._split(share, load) if objective.splits_tokens else None,
+            moments=self._moments(rank_batch, load) if self._is_minillm and objective.whiten else None,
+            split=self._split(rank_batch, load) if objective.splits_tokens else None,
         )
-        for micro_batch in share.answers.micro_batches:
+        for micro_batch in rank_batch.answers.micro_batches:
             samples = [load(item) for item in micro_batch]
-            divisor = share.answers.totals.divisor(objective.reduction)
-            kept = self._kept_rows(micro_batch)
-            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, kept=kept)
-        for micro_batch in share.texts.micro_batches:
-            divisor = share.texts.totals.divisor(objective.reduction)
+            divisor = rank_batch.answers.totals.divisor(objective.reduction)
+            cached = self._cached_rows(micro_batch)
+            self._learn_answers(samples, facts, divisor, sums, fresh=fresh, cached=cached)
+        for micro_batch in rank_batch.texts.micro_batches:
+            divisor = rank_batch.texts.totals.divisor(objective.reduction)
             self._learn_text([load(item) for item in micro_batch], divisor, sums)
         values = self._engine.all_reduce_sum([sums.totals[name] for name in _TOTALS] + [len(sums.bad)])
         totals = dict(zip(_TOTALS, values[:-1], strict=True))
@@ -149,28 +118,32 @@ class StepRunner:
             self._stop("the loss is not a finite number", sums.bad)
         rate, norm = self._engine.rate(), self._engine.step()
         if not math.isfinite(norm):
-            mine = [item for run in share.answers.micro_batches + share.texts.micro_batches for item in run]
+            mine = [
+                item
+                for run in rank_batch.answers.micro_batches + rank_batch.texts.micro_batches
+                for item in run
+            ]
             self._stop("the gradient is not a finite number", _names([load(item) for item in mine]))
-        metrics = self._metrics(totals, share, fresh=fresh, first_epoch=first_epoch)
+        metrics = self._metrics(totals, rank_batch, fresh=fresh, first_epoch=first_epoch)
         return metrics | {"learner/grad_norm": (norm, 1.0), "learner/lr": (rate, 1.0)}
 
     @property
     def _is_minillm(self) -> bool:
         return self._rules.objective.kind == "minillm"
 
-    def _moments(self, share: Share, load: Load) -> Moments:
+    def _moments(self, rank_batch: RankBatch, load: Load) -> Moments:
         """Whitening statistics of the step, from what was sampled and scored alone."""
         objective, rules = self._rules.objective, self._rules
         parts = []
-        for micro_batch in share.answers.micro_batches:
+        for micro_batch in rank_batch.answers.micro_batches:
             if samples := [load(item) for item in micro_batch]:
                 answers = pad_answers(samples, torch.device("cpu"), objective.reward_temperature)
                 parts.append(advantage_moments(answers, objective, rules.max_new_tokens))
         return Moments(*self._engine.all_reduce_sum(merged(parts).as_list()))
 
-    def _split(self, share: Share, load: Load) -> DoubtSplit:
+    def _split(self, rank_batch: RankBatch, load: Load) -> DoubtSplit:
         """Which tokens the teacher doubts, over all ranks."""
-        mine = [doubts(load(item)) for run in share.answers.micro_batches for item in run]
+        mine = [doubts(load(item)) for run in rank_batch.answers.micro_batches for item in run]
         parts = [part for of_rank in self._engine.all_gather(mine) for part in of_rank]
         return DoubtSplit.of(torch.cat(parts) if parts else torch.zeros(0))
 
@@ -182,7 +155,7 @@ class StepRunner:
         sums: _Sums,
         *,
         fresh: bool,
-        kept: KeptRows | None,
+        cached: CachedRows | None,
     ) -> None:
         objective = self._rules.objective
         batch = self._batch(samples, hidden=objective.needs_teacher_hidden)
@@ -191,7 +164,7 @@ class StepRunner:
             given = [doubts(sample) for sample in samples] or [torch.zeros(0)]
             hard = facts.split.hard(torch.cat(given)).to(self._engine.device)
             weights = facts.split.weights(hard, objective.atkd_easy_weight)
-        divergence = answer_divergence(objective, hard)
+        divergence = answer_divergence(objective, hard, self._rules.plugins)
         if not self._is_minillm:
             loss = answer_loss(objective, weights=weights)
         else:
@@ -204,7 +177,7 @@ class StepRunner:
             sampled, loss = packed.student_logprobs, answer_loss(objective, packed)
         overlap = fresh and self._is_minillm and divergence is not None
         temperature = self._rules.temperature
-        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, kept=kept)
+        fused = self._fused(batch, loss, divergence, divisor, temperature, overlap=overlap, cached=cached)
         self._engine.backward(fused.loss)
         sums.bad += _not_finite(batch, fused)
         sums.add("loss", fused.loss.detach())
@@ -227,7 +200,9 @@ class StepRunner:
         sums.add("text", fused.loss.detach() * divisor)
 
     def _batch(self, samples: Sequence[Scored | Passage], *, hidden: bool) -> Batch:
-        return batch_of(samples, self._engine.device, hidden=hidden, together=self._engine.together)
+        return batch_of(
+            samples, self._engine.device, hidden=hidden, max_packed_len=self._engine.max_packed_len
+        )
 
     def _fused(
         self,
@@ -238,7 +213,7 @@ class StepRunner:
         temperature: float,
         *,
         overlap: bool = False,
-        kept: KeptRows | None = None,
+        cached: CachedRows | None = None,
     ) -> FusedLoss:
         def use(hidden: Tensor, student: Head) -> FusedLoss:
             return fused_loss(
@@ -253,18 +228,18 @@ class StepRunner:
                 temperature=temperature,
                 overlap=overlap,
                 chunk_tokens=self._rules.chunk_tokens,
-                kept=kept,
+                cached=cached,
             )
 
         return self._engine.run(batch, use, train=True)
 
-    def _kept_rows(self, micro_batch: Sequence[Item]) -> KeptRows | None:
-        positions = self._rules.kept_positions
+    def _cached_rows(self, micro_batch: Sequence[Item]) -> CachedRows | None:
+        positions = self._rules.cached_positions
         if not positions or self.teacher is None:
             return None
-        if self._kept is None:
-            self._kept = KeptLogprobs(positions, self.teacher.vocabulary, self._engine.device)
-        return self._kept.rows([(item, item.answer_tokens) for item in micro_batch])
+        if self._cache is None:
+            self._cache = TeacherLogprobCache(positions, self.teacher.vocabulary, self._engine.device)
+        return self._cache.rows([(item, item.answer_tokens) for item in micro_batch])
 
     def _current_logprobs(self, batch: Batch) -> Tensor:
         def use(hidden: Tensor, student: Head) -> Tensor:
@@ -278,12 +253,14 @@ class StepRunner:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         raise NonFiniteLoss(
             f"{what}, so this step was not made and the weights are as they were; it came from the answers to"
-            f" {', '.join(names[:MAX_NAMES])}{more}. Look at these, or try a smaller"
+            f" {', '.join(names[:MAX_NAMES])}{more}. Check these, or try a smaller"
             " learner.optimizer.lr or an objective.reward_clip"
         )
 
-    def _metrics(self, totals: dict[str, float], share: Share, *, fresh: bool, first_epoch: bool) -> Metrics:
-        objective, answers, texts = self._rules.objective, share.answers.totals, share.texts.totals
+    def _metrics(
+        self, totals: dict[str, float], rank_batch: RankBatch, *, fresh: bool, first_epoch: bool
+    ) -> Metrics:
+        objective, answers, texts = self._rules.objective, rank_batch.answers.totals, rank_batch.texts.totals
         divisor, tokens = float(answers.divisor(objective.reduction)), float(answers.answer_tokens)
         found: Metrics = {"learner/loss": (totals["loss"], 1.0)}
         if texts.answers:

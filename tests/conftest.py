@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from minillm_ray.tests.needs import lacking
 
 # Set before torch or ray are imported: several processes share few cores, and no test may reach out.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +31,7 @@ def shared_folder() -> Path:
     """Models and data that are too large for the project: $MINILLM_SHARED, else `shared` beside it."""
     folder = Path(os.environ.get("MINILLM_SHARED", REPO.parent / "shared"))
     if not (folder / "golden").is_dir():
-        pytest.skip(f"no shared data at {folder}; set MINILLM_SHARED to its folder")
+        lacking("shared", f"no shared data at {folder}; set MINILLM_SHARED to its folder")
     return folder
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from minillm_ray.common.config import RunConfig
+from minillm_ray.common.config.run import RunConfig
 
 WORDS = ["red", "cat", "sun", "dog", "tree", "blue", "fish", "moon"]
 
@@ -27,17 +27,23 @@ def tiny_run(teacher: Path, student: Path, questions: Path, out: Path, **changes
         "student": {"path": str(student)},
         "teacher": {"path": str(teacher)},
         "data": {"train": {"path": str(questions)}, "template": "chat", "max_prompt_tokens": 64},
-        "rollout": {"answers": 8, "max_new_tokens": 8, "max_sequences": 8, "chunk": 4, "cache_gib": 0.02},
+        "rollout": {
+            "rollout_batch_size": 8,
+            "max_new_tokens": 8,
+            "max_num_seqs": 8,
+            "chunk": 4,
+            "kv_cache_gib": 0.02,
+        },
         "learner": {
-            "ranks": 2,
-            "steps": 4,
+            "world_size": 2,
+            "max_steps": 4,
             "batch_size": 8,
-            "micro_batch": 2,
-            "inner_epochs": 2,
+            "micro_batch_size": 2,
+            "num_iterations": 2,
             "optimizer": {"lr": 1e-3},
         },
-        "checkpoint_every": 2,
-        "out": str(out),
+        "save_steps": 2,
+        "output_dir": str(out),
         "cluster": {"rollout_cpus": 0.1, "teacher_cpus": 0.1, "learner_cpus": 0.1, "writer_cpus": 0.1},
     }
     for section, values in changes.items():

@@ -18,9 +18,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from ...deploy.api import resume
-from ...deploy.chain import load_chain, run_chain
-from ...deploy.pretrain import Shape, pretrain
+from ...deploy.models.pretrain import Shape, pretrain
+from ...deploy.pipeline.chain import load_chain
+from ...deploy.pipeline.runner import run_chain
+from ...deploy.training.launch import resume_run
 from . import chains
 from .data import prepare_dolly, prepare_stories
 from .verdict import verdict
@@ -41,7 +42,7 @@ def main() -> None:
             budget=args.budget or BUDGETS[pair],
             **{key: getattr(args, key) for key in chains.Asked.__slots__ if key != "budget"},
         )
-        out, data = args.out / pair, args.out / "data" / pair
+        out, data = args.output_dir / pair, args.output_dir / "data" / pair
         if pair == "dolly":
             models = _tiny_models(args, data, console)
             tree = chains.dolly(asked, str(out), str(data), str(models))
@@ -50,7 +51,7 @@ def main() -> None:
             if not (data / "cut" / "config.json").exists():
                 prepare_stories(args.shared, data)
             tree = chains.stories(asked, str(out), str(data), str(teacher))
-        file = args.out / f"{pair}.yaml"
+        file = args.output_dir / f"{pair}.yaml"
         file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
         run_chain(load_chain(file), console)
         found.append(verdict(pair, out) | {"asked": dataclasses.asdict(asked)})
@@ -58,25 +59,28 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "seconds_of_this_call": round(time.monotonic() - began), "pairs": found,
     }  # fmt: skip
-    (args.out / "pilot.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    console.print(f"results: {args.out / 'pilot.json'}; pictures: {args.out}/*/eval/plots", highlight=False)
+    (args.output_dir / "pilot.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    console.print(
+        f"results: {args.output_dir / 'pilot.json'}; pictures: {args.output_dir}/*/eval/plots",
+        highlight=False,
+    )
 
 
 def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path:
     """A teacher and a student with one tokenizer, from nothing; kept once they are made."""
-    models = args.out / "models"
+    models = args.output_dir / "models"
     texts = prepare_dolly(args.shared, data)
     for name, shape, steps in (("teacher", TEACHER, 150), ("student", STUDENT, 150)):
         if (models / name / "last").exists():
             continue
         if (models / name / "metrics.jsonl").exists():
-            resume(models / name, console)
+            resume_run(models / name, console)
         else:
             pretrain(
                 texts, models / name, shape,
                 steps=20 if args.small else steps,
                 tokenizer=None if name == "teacher" else models / "teacher" / "best",
-                overrides=["learner.ranks=2"],
+                overrides=["learner.world_size=2"],
                 console=console,
             )  # fmt: skip
     return models
@@ -88,7 +92,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/pilot"))
     parser.add_argument(
         "--shared", type=Path, default=Path(os.environ.get("MINILLM_SHARED", "../shared")) / "data"
     )
@@ -104,8 +108,8 @@ def _arguments() -> argparse.Namespace:
         "--small", action="store_true", help="a few steps of everything, to see that it works"
     )
     args = parser.parse_args()
-    args.out, args.shared = args.out.absolute(), args.shared.absolute()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.output_dir, args.shared = args.output_dir.absolute(), args.shared.absolute()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     return args
 
 

@@ -7,19 +7,23 @@ from typing import Any
 
 Settings = dict[str, Any]
 METHODS: dict[str, Settings] = {
-    "sft": {"objective": {"kind": "lm"}},
+    "sft": {"objective": {"kind": "sft"}},
     "kd": {"objective": {"kind": "kd", "divergence": "forward_kl", "lm_share": 0.5}},
-    "seqkd": {"objective": {"kind": "lm"}},
+    "seqkd": {"objective": {"kind": "sft"}},
     "gkd": {
         "objective": {"kind": "kd", "divergence": "jsd", "jsd_beta": 0.5, "sampled_share": 0.5},
         "rollout": {"teacher_mix": 0.0},
     },
     "opd": {"objective": {"kind": "minillm", "preset": "opd"}, "rollout": {"teacher_mix": 0.0}},
-    "minillm": {"objective": {"kind": "minillm"}, "learner": {"inner_epochs": 4}},
+    "minillm": {"objective": {"kind": "minillm"}, "learner": {"num_iterations": 4}},
 }
 """Name -> what it has other than the rest. All train on as many student positions, at one step size."""
-LEARNER: Settings = {"ranks": 1, "batch_size": 32, "micro_batch": 16, "inner_epochs": 1, "steps": 1000}
-SET: Settings = {"answers": 256, "max_new_tokens": 56, "max_sequences": 128, "chunk": 128, "cache_gib": 0.5}
+LEARNER: Settings = {
+    "world_size": 1, "batch_size": 32, "micro_batch_size": 16, "num_iterations": 1, "max_steps": 1000,
+}  # fmt: skip
+SET: Settings = {
+    "rollout_batch_size": 256, "max_new_tokens": 56, "max_num_seqs": 128, "chunk": 128, "kv_cache_gib": 0.5,
+}  # fmt: skip
 """Stories are 48 tokens long, one or two more when they are tokenised again, and an end token."""
 
 
@@ -49,12 +53,12 @@ def runs(asked: Asked, validation: str) -> dict[str, Settings]:
                 "token_budget": asked.budget,
                 "optimizer": {"lr": asked.lr, "warmup_steps": 10},
             }
-            phase: Settings = {"do": "train", "student": {"path": "${out}/start/last"}, "seed": seed}
-            phase |= {**own, "learner": learner, "checkpoint_every": 10_000}
-            phase["validation"] = {"every": asked.every, "metric": "reverse_kl"}
+            phase: Settings = {"do": "train", "student": {"path": "${output_dir}/start/last"}, "seed": seed}
+            phase |= {**own, "learner": learner, "save_steps": 10_000}
+            phase |= {"eval_steps": asked.every, "validation": {"metric": "reverse_kl"}}
             phase["data"] = {"validation": {"path": validation}}
             if name == "seqkd":
-                phase["data"]["train"] = {"path": "${out}/answers/answers.jsonl"}
+                phase["data"]["train"] = {"path": "${output_dir}/answers/answers.jsonl"}
             found[f"{name}-{seed}"] = phase
     return found
 
@@ -65,14 +69,14 @@ def chain(
 ) -> Settings:  # fmt: skip
     """All of one pair: `before` makes the teacher, if need be, `start` the student that all begin with."""
     methods, train = runs(asked, f"{data}/validation.jsonl"), {"path": f"{data}/train.jsonl"}
-    models = [teacher, "${out}/start/last", *(f"${{out}}/{name}/last" for name in methods)]
+    models = [teacher, "${output_dir}/start/last", *(f"${{output_dir}}/{name}/last" for name in methods)]
     return {
-        "out": out,
+        "output_dir": out,
         "base": {
             "teacher": {"path": teacher},
             "data": {"train": train, "template": template, "max_prompt_tokens": 128},
             "rollout": SET,
-            "scoring": {"batch_tokens": 4096},
+            "teacher_server": {"batch_tokens": 4096},
         },
         "phases": {
             **before,
@@ -85,9 +89,9 @@ def chain(
             },
             **methods,
             "eval": {
-                "do": "eval", "models": models, "seeds": asked.eval_seeds,
+                "do": "eval", "models": models, "num_seeds": asked.eval_seeds,
                 "data": [f"{data}/{name}.jsonl" for name in tests],
-                "engine": {"max_new_tokens": 48, "max_sequences": 128, "chunk": 128},
+                "engine": {"max_new_tokens": 48, "max_num_seqs": 128, "chunk": 128},
             },
         },
     }  # fmt: skip
@@ -96,12 +100,12 @@ def chain(
 def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
     """A teacher and a student from nothing, with one tokenizer, on Dolly's short records."""
     steps = {"teacher": 10, "start": 5} if asked.small else {"teacher": 120, "start": 60}
-    learner = {**LEARNER, "batch_size": 64, "micro_batch": 32}
+    learner = {**LEARNER, "batch_size": 64, "micro_batch_size": 32}
     learner["optimizer"] = {"lr": 1.0e-3, "warmup_steps": 20}
     return chain(
         asked,
         out,
-        teacher="${out}/teacher/last",
+        teacher="${output_dir}/teacher/last",
         data=data,
         template="chat",
         before={
@@ -109,12 +113,12 @@ def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
                 "do": "sft",
                 "model": "teacher",
                 "teacher": {"path": f"{models}/teacher/best"},
-                "learner": {**learner, "steps": steps["teacher"]},
+                "learner": {**learner, "max_steps": steps["teacher"]},
             }
         },
         start={
             "student": {"path": f"{models}/student/best"},
-            "learner": {**learner, "steps": steps["start"]},
+            "learner": {**learner, "max_steps": steps["start"]},
         },
         tests=["test", "labels"],
     )
@@ -122,7 +126,7 @@ def dolly(asked: Asked, out: str, data: str, models: str) -> Settings:
 
 def stories(asked: Asked, out: str, data: str, teacher: str) -> Settings:
     """A teacher of stories and one of its five layers."""
-    learner = {**LEARNER, "batch_size": 64, "micro_batch": 32, "steps": 5 if asked.small else 200}
+    learner = {**LEARNER, "batch_size": 64, "micro_batch_size": 32, "max_steps": 5 if asked.small else 200}
     learner["optimizer"] = {"lr": 3.0e-3, "warmup_steps": 20}
     return chain(
         asked,

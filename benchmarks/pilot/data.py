@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import DataError
-from ...deploy.models import cut_model
-from ...deploy.recipes import stories
-from ...deploy.recipes.label_words import sst2
+from ...deploy.models.convert import cut_model
+from ..recipes import stories
+from ..recipes.label_words import sst2
 
 MOST_WORDS = 24
 """Of an answer, so that it fits into 48 tokens of a small vocabulary."""

@@ -1,4 +1,4 @@
-"""The pilot's results as Markdown tables, for docs/study.md.
+"""The pilot's results as Markdown tables, for docs/development/lab-notes/pilot.md.
 
 python -m minillm_ray.benchmarks.pilot.tables PILOT.json
 """
@@ -36,7 +36,7 @@ def _results(found: list[Row]) -> str:
         for one in (t for t in found if t["metric"] == metric):
             name = metric if one["bucket"] == "all" else f"{metric} {one['bucket']}"
             values = [one["methods"].get(m) for m in METHODS]
-            told = [f"{_number(v['mean'])} ± {_number(v['spread'])}" if v else "–" for v in values]
+            told = [f"{_number(v['mean'])} ± {_number(v['std'])}" if v else "–" for v in values]
             ratio = one["gap_in_spreads"]
             verdict = "at chance" if one["uninformative_at_chance"] else "no"
             lines.append(

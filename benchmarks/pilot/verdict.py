@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ...deploy.recorder import read_metrics
+from ...deploy.training.metrics_log import read_metrics
 
 Row = dict[str, Any]
 WIDE = 3.0
@@ -81,7 +81,7 @@ def _table(key: tuple[str, str, str], models: dict[str, Row], guesses: bool) -> 
     if teacher is None and key[1] in NO_DISTANCE:
         teacher = {"value": 0.0, "low": None, "high": None}
     spreads = {m: stdev(values) for m, values in by_method.items() if len(values) > 1}
-    spread = max(spreads.values(), default=None)
+    std = max(spreads.values(), default=None)
     gap = None if teacher is None else abs(teacher["value"] - start["value"])
     methods = {m: {"mean": mean(v), "spread": spreads.get(m), "values": v} for m, v in by_method.items()}
     at_chance = key[1] in OF_LABELS and guesses
@@ -89,9 +89,9 @@ def _table(key: tuple[str, str, str], models: dict[str, Row], guesses: bool) -> 
         "data": key[0], "metric": key[1], "bucket": key[2],
         "teacher": _interval(teacher), "start": _interval(start),
         "methods": methods,
-        "gap": gap, "largest_spread": spread,
-        "gap_in_spreads": gap / spread if gap is not None and spread else None,
-        "tells_methods_apart": bool(gap is not None and spread and gap >= WIDE * spread and not at_chance),
+        "gap": gap, "largest_spread": std,
+        "gap_in_spreads": gap / std if gap is not None and std else None,
+        "tells_methods_apart": bool(gap is not None and std and gap >= WIDE * std and not at_chance),
         "uninformative_at_chance": at_chance,
     }  # fmt: skip
 
@@ -155,14 +155,14 @@ def _to_quality(curves: dict[str, list[Row]], answers: Row) -> list[Row]:
     start = mean(points[0]["reverse_kl"] for points in curves.values())
     lowest = min(map(mean, ends.values()))
     found = []
-    for share in SHARES:
-        level = start + share * (lowest - start)
+    for fraction in SHARES:
+        level = start + fraction * (lowest - start)
         for method in ends:
             reached = [
                 at for run, points in curves.items()
                 if _method_of(run)[0] == method and (at := _first_at(points, level)) is not None
             ]  # fmt: skip
-            row: Row = {"reverse_kl": level, "way": share, "method": method}
+            row: Row = {"reverse_kl": level, "way": fraction, "method": method}
             row |= {"runs": len(ends[method]), "reached": len(reached)}
             for key in ("seconds", "trained_positions", "sampled_tokens"):
                 values = [at[key] for at in reached]
@@ -177,8 +177,8 @@ def _first_at(points: list[Row], level: float) -> Row | None:
     """What was spent where the curve first comes down to the level; straight lines between the points."""
     for before, after in pairwise(points):
         if after["reverse_kl"] <= level < before["reverse_kl"]:
-            share = (before["reverse_kl"] - level) / (before["reverse_kl"] - after["reverse_kl"])
-            return {key: before[key] + share * (after[key] - before[key]) for key in after}
+            fraction = (before["reverse_kl"] - level) / (before["reverse_kl"] - after["reverse_kl"])
+            return {key: before[key] + fraction * (after[key] - before[key]) for key in after}
     return None
 
 

@@ -1,4 +1,4 @@
-"""Time to quality: python -m minillm_ray.benchmarks.quality [--out runs/bench/quality]
+"""Time to quality: python -m minillm_ray.benchmarks.quality [--output-dir runs/bench/quality]
 
 Seconds of training and sampled answer tokens until a student's reverse KL on held-out prompts is THRESHOLD,
 from the same start: our whole system with the paper's objective (`ours_minillm`), our whole system with the
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...deploy.demo.tasks import FOLDER, prompt_of, read
+from ..demo.tasks import FOLDER, prompt_of, read
 from ..fused_head import hardware
 from ..ground import Values
 from ..race import TRL, environment
@@ -130,12 +130,12 @@ def main() -> None:
     args = _arguments()
     from .exam import Exam
 
-    prompts = args.out / "prompts.jsonl"
+    prompts = args.output_dir / "prompts.jsonl"
     lines = [json.dumps({"instruction": prompt_of(row)}) + "\n" for row in read("prompts")]
     prompts.write_text("".join(lines), encoding="utf-8")
     start = Start(FOLDER / "student", FOLDER / "teacher", prompts)
     exam = Exam(start.teacher, [prompt_of(row) for row in read("heldout")], MAX_NEW_TOKENS)
-    ring = Ring(start, args.out, environment(args.environments, TRL["distillation"]), exam.reverse_kl)
+    ring = Ring(start, args.output_dir, environment(args.environments, TRL["distillation"]), exam.reverse_kl)
     searches = {name: search(ring, name) for name in OWN}
     runs: dict[str, list[Values]] = {name: [] for name in OWN}
     for seed in SEEDS:
@@ -167,15 +167,15 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/quality"), help="runs, kept")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/bench/quality"), help="runs, kept")
     parser.add_argument(
         "--environments", type=Path, default=Path("runs/bench"), help="where TRL's is, or goes"
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, default=FIGURE, help="a picture of the curves")
     args = parser.parse_args()
-    args.out, args.environments = args.out.absolute(), args.environments.absolute()
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.output_dir, args.environments = args.output_dir.absolute(), args.environments.absolute()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     return args
 
 

@@ -2,9 +2,9 @@
 
 All have the same models, prompts, batch, optimiser and threads. `ours_minillm` is the paper's method with the
 reference's preset, whose whitening centres the advantages: without it a student as small as this one learns
-more slowly (docs/log.md). It has no language-model term, since the others have none. `ours_fresh` lowers
-what TRL's DistillationTrainer lowers, in the same way: the exact reverse KL, on answers drawn by the newest
-weights, each trained on once.
+more slowly (docs/development/lab-notes/log.md). It has no language-model term, since the others have none.
+`ours_fresh` lowers what TRL's DistillationTrainer lowers, in the same way: the exact reverse KL, on answers
+drawn by the newest weights, each trained on once.
 """
 
 from __future__ import annotations
@@ -28,29 +28,33 @@ MAX_NEW_TOKENS = 32
 BATCH_SIZE = 256
 """Answers in one optimiser step, of all contenders."""
 OPTIMIZER: Values = {
-    "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 1.0, "warmup_steps": 10,
+    "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0, "warmup_steps": 10,
 }  # fmt: skip
 """AdamW of all contenders; behind the warm-up the rate is constant. TRL's own default is beta2 = 0.999."""
+MAX_GRAD_NORM = 1.0
 STEPS = 100_000
 """More than any run makes: the threshold or its time ends it."""
 OWN: dict[str, Values] = {
     "ours_minillm": {
         "every": 16,
         "objective": {"kind": "minillm", "preset": "reference"},
-        "rollout": {"teacher_mix": 0.2, "answers": 1024},
-        "learner": {"inner_epochs": 4},
+        "rollout": {"teacher_mix": 0.2, "rollout_batch_size": 1024},
+        "learner": {"num_iterations": 4},
     },
     "ours_fresh": {
         "every": 16,
         "objective": {"kind": "kd", "divergence": "reverse_kl", "sampled_share": 1.0},
-        "rollout": {"teacher_mix": 0.0, "answers": BATCH_SIZE},
-        "learner": {"inner_epochs": 1},
+        "rollout": {"teacher_mix": 0.0, "rollout_batch_size": BATCH_SIZE},
+        "learner": {"num_iterations": 1},
     },
     "distillation": {"every": 16, "micro_batch": 128},  # the fastest of 32, 64, 128 and 256
 }
 """Contender -> what it alone has, and the optimiser steps between two looks at its student."""
 OURS = ("ours_minillm", "ours_fresh")
-LEARNER: Values = {"ranks": 2, "micro_batch": 128, "batch_size": BATCH_SIZE, "steps": STEPS}
+LEARNER: Values = {
+    "world_size": 2, "micro_batch_size": 128, "batch_size": BATCH_SIZE, "max_steps": STEPS,
+    "max_grad_norm": MAX_GRAD_NORM,
+}  # fmt: skip
 """Of ours: two ranks of one thread, one micro-batch each, took half the time of one rank with two threads."""
 THREADS = 2
 HELD = 2
@@ -88,7 +92,7 @@ def settings(entry: Entry, start: Start, out: Path) -> Values:
             "student": str(start.student), "teacher": str(start.teacher), "prompts": str(start.prompts),
             "out": str(out), "every": own["every"], "seed": entry.seed, "threads": THREADS, "steps": STEPS,
             "batch_size": BATCH_SIZE, "micro_batch": own["micro_batch"], "max_new_tokens": MAX_NEW_TOKENS,
-            **optimizer,
+            "clip_norm": MAX_GRAD_NORM, **optimizer,
         }  # fmt: skip
     return {
         "student": {"path": str(start.student)},
@@ -102,15 +106,15 @@ def settings(entry: Entry, start: Start, out: Path) -> Values:
         "rollout": {
             **own["rollout"],
             "max_new_tokens": MAX_NEW_TOKENS,
-            "max_sequences": BATCH_SIZE,
+            "max_num_seqs": BATCH_SIZE,
             "chunk": BATCH_SIZE,
-            "cache_gib": 0.25,
+            "kv_cache_gib": 0.25,
         },
         "learner": {**LEARNER, **own["learner"], "optimizer": optimizer},
         "cluster": {"dashboard": False, "threads": THREADS},
-        "checkpoint_every": 10 * STEPS,
+        "save_steps": 10 * STEPS,
         "seed": entry.seed,
-        "out": str(out),
+        "output_dir": str(out),
     }
 
 
@@ -127,14 +131,14 @@ def contest(
     looks: list[Values] = []
     began, start_up = time.perf_counter(), 0.0
     with _process(_command(entry, start, out, python), out / "log.txt") as (lines, say):
-        for look in lines:
+        for seen in lines:
             start_up = start_up or time.perf_counter() - began
-            student = Path(look.pop("student"))
-            looks.append({**look, "reverse_kl": measure(student)})
+            student = Path(seen.pop("student"))
+            looks.append({**seen, "reverse_kl": measure(student)})
             if student != start.student:
                 shutil.rmtree(student)
             print(entry, looks[-1], file=sys.stderr, flush=True)
-            late = look["seconds"] >= cap_s and looks[-1]["reverse_kl"] > threshold
+            late = seen["seconds"] >= cap_s and looks[-1]["reverse_kl"] > threshold
             say("stop" if late or reached(looks, threshold) else "go")
     return {"start_up_s": start_up, "looks": looks, "reached": reached(looks, threshold)}
 
@@ -174,8 +178,8 @@ def reached(looks: Sequence[Values], threshold: float) -> Values | None:
     Straight lines between the looks. None = it never did.
     """
     for number, (before, after) in enumerate(pairwise(looks), 1):
-        held = [look["reverse_kl"] <= threshold for look in looks[number : number + HELD]]
+        held = [seen["reverse_kl"] <= threshold for seen in looks[number : number + HELD]]
         if before["reverse_kl"] > threshold and len(held) == HELD and all(held):
-            share = (before["reverse_kl"] - threshold) / (before["reverse_kl"] - after["reverse_kl"])
-            return {key: before[key] + share * (after[key] - before[key]) for key in after}
+            fraction = (before["reverse_kl"] - threshold) / (before["reverse_kl"] - after["reverse_kl"])
+            return {key: before[key] + fraction * (after[key] - before[key]) for key in after}
     return None

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils.logging import disable_progress_bar
 
 from ...actors.measurer import Measurer
-from ...common.messages import Passage
+from ...common.types import Passage
 
 SAMPLES = 4
 """Answers to each held-out prompt."""
@@ -42,7 +42,7 @@ class Exam:
             self._measurer = Measurer(
                 model, self._teacher, vocabulary=len(self._tokenizer), batch_tokens=BATCH_TOKENS
             )
-        self._measurer.become(model)
+        self._measurer.swap_model(model)
         torch.manual_seed(SEED)
         starts = range(0, len(self._rows), BATCH_ROWS)
         passages = [one for n in starts for one in self._answers(model, self._rows[n : n + BATCH_ROWS])]

@@ -16,9 +16,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ...actors.pool import Chunk
-from ...deploy import api
-from ...deploy.train import Driver
+from ...deploy.config.loader import load_run
+from ...deploy.runtime.pool import Chunk
+from ...deploy.training import launch
+from ...deploy.training.driver import Driver
 
 
 class Shown(Driver):
@@ -36,8 +37,8 @@ class Shown(Driver):
     def _done(self) -> bool:
         return self._enough or super()._done
 
-    def _first_measure(self) -> None:
-        self._look(Path(self._config.student.path))
+    def _measure_start(self) -> None:
+        self._show_student(Path(self._config.student.path))
 
     def _collect_and_score(self) -> list[Chunk]:
         chunks = super()._collect_and_score()
@@ -49,10 +50,10 @@ class Shown(Driver):
         if self._state.step // self.every > self._looked_at // self.every:
             self._seconds += time.perf_counter() - self._since
             folder = self._folder.path / "students" / f"step-{self._state.step:04d}"
-            self._cast.learner.export(folder)
-            self._look(folder)
+            self._workers.learner.export(folder)
+            self._show_student(folder)
 
-    def _look(self, student: Path) -> None:
+    def _show_student(self, student: Path) -> None:
         step = self._looked_at = self._state.step
         line = {"step": step, "seconds": self._seconds, "tokens": self._sampled, "student": str(student)}
         print(json.dumps(line), flush=True)
@@ -64,8 +65,8 @@ def main() -> None:
     """Run what the file says, as `minillm train` does."""
     Shown.every = int(sys.argv[2])
     # The driver is the one place that sees a student between two sets of answers.
-    api.Driver = Shown
-    api.train(api.load_run(sys.argv[1]), Console(stderr=True))
+    launch.Driver = Shown
+    launch.start_run(load_run(sys.argv[1]), Console(stderr=True))
 
 
 if __name__ == "__main__":

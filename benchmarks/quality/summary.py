@@ -47,7 +47,7 @@ def _contender(search: Sequence[Values], runs: Sequence[Values]) -> Values:
 
 def draw(runs: Mapping[str, Sequence[Values]], threshold: float, target: Path) -> None:
     """The reverse KL of every run over its seconds and over its sampled tokens."""
-    from ...deploy import plots
+    from ...deploy.reporting import plots
 
     looks = plots.styles(runs)
     figure, axes = plots.plt.subplots(1, 2, figsize=(9.2, 3.6), sharey=True, layout="constrained")
@@ -55,7 +55,7 @@ def draw(runs: Mapping[str, Sequence[Values]], threshold: float, target: Path) -
     for axis, of in zip(axes, ("seconds", "tokens"), strict=True):
         for name, several in runs.items():
             for run in several:
-                curve = [(look[of], look["reverse_kl"]) for look in run["looks"]]
+                curve = [(style[of], style["reverse_kl"]) for style in run["looks"]]
                 (lines[name],) = axis.plot(*zip(*curve, strict=True), **looks[name].line(len(curve)))
         axis.axhline(threshold, color="grey", linewidth=0.8)
         axis.set_xlabel({"seconds": "seconds of training", "tokens": "sampled answer tokens"}[of], fontsize=8)

@@ -49,16 +49,16 @@ def main() -> None:
         seconds, since = 0.0, 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            self._look(asked["student"], state, control)
+            self._preflight(asked["student"], state, control)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             if state.global_step % asked["every"] == 0:
                 self.seconds += time.perf_counter() - self.since
                 folder = Path(asked["out"]) / "students" / f"step-{state.global_step:04d}"
                 trainer.model.save_pretrained(folder)
-                self._look(str(folder), state, control)
+                self._preflight(str(folder), state, control)
 
-        def _look(self, student: str, state: Any, control: Any) -> None:
+        def _preflight(self, student: str, state: Any, control: Any) -> None:
             step, sampled = state.global_step, trainer.sampled
             line = {"step": step, "seconds": self.seconds, "tokens": sampled, "student": student}
             print(json.dumps(line), flush=True)

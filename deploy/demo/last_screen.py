@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from ...actors.evaluation.bootstrap import Interval
 from .. import recipes as recipes_folder
-from ..measure import Measurement
-from ..report import quality_table
+from ..cli.report import quality_table
+from ..evaluation.bootstrap import Interval
+from ..training.measurement import Measurement
 
 START, CONTROL, OURS = "student, start", "control (more SFT)", "MiniLLM"
 MODELS = ("teacher", START, CONTROL, OURS)
@@ -52,8 +52,8 @@ def verdicts(models: Mapping[str, Measurement]) -> list[str]:
         (_known(m.reverse_kl()), _known(m.rouge_l())) for m in (start, control, ours)
     )
     halved = kl_ours.mean <= kl_start.mean / 2
-    rose = text_ours.mean >= text_start.mean + 5 and text_ours.apart(text_start)
-    below = kl_ours.mean < kl_control.mean and kl_ours.apart(kl_control)
+    rose = text_ours.mean >= text_start.mean + 5 and text_ours.disjoint_from(text_start)
+    below = kl_ours.mean < kl_control.mean and kl_ours.disjoint_from(kl_control)
     ahead = "MiniLLM" if text_ours.mean > text_control.mean else "the control"
 
     def said(held: bool) -> str:

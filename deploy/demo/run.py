@@ -19,16 +19,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ...common.config import ClusterConfig
+from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
 from .. import demo as data
-from ..api import train
-from ..cluster import cluster
-from ..data import load_prompts
-from ..plots import plot_run
-from ..recorder import read_metrics
-from ..run_file import load_run
-from ..train import Result
+from ..config.loader import load_run
+from ..preflight.check import check_run
+from ..reporting.plots import plot_run
+from ..runtime.cluster import cluster
+from ..training.driver import Result
+from ..training.launch import start_run
+from ..training.metrics_log import read_metrics
 from .last_screen import MODELS, last_screen
 
 MARKER = ".minillm-demo"
@@ -51,23 +51,24 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
     if out.exists():
         if not (out / MARKER).exists():
             raise ConfigError(
-                f"--out {out} exists and is no earlier demo; choose another folder, or delete it",
+                f"--output-dir {out} exists and is no earlier demo; choose another folder, or delete it",
                 source="demo",
             )
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / MARKER).write_text("made by `minillm demo`, which may replace this folder\n", encoding="utf-8")
     with as_file(files(data)) as here, _ray(keep, console):
-        base = load_run(here / "minillm.yaml").model_copy(update={"out": out.resolve()})
-        control = load_run(here / "control.yaml", [f"learner.steps={base.learner.steps}"]).model_copy(
-            update={"out": out.resolve() / "control"}
+        base = load_run(here / "minillm.yaml").model_copy(update={"output_dir": out.resolve()})
+        control = load_run(here / "control.yaml", [f"learner.max_steps={base.learner.max_steps}"]).model_copy(
+            update={"output_dir": out.resolve() / "control"}
         )
-        console.print(WHAT.format(out=out, steps=base.learner.steps))
+        console.print(WHAT.format(out=out, steps=base.learner.max_steps))
         console.rule("MiniLLM")
-        ours = train(base, console)
+        plan = check_run(base)
+        ours = start_run(base, console, plan=plan)
         console.rule("control: further fine-tuning")
-        theirs = train(control, console)
-        prompts = [p.text for p in load_prompts(base, "heldout")[:3]]
+        theirs = start_run(control, console)
+        prompts = [prompt.text for prompt in plan.data.test[:3]]
     plot_run(out / "plots", {"MiniLLM": read_metrics(out), "control": read_metrics(out / "control")})
     summary = _summary(out, ours, theirs, str(base.teacher and base.teacher.path), base.student.path)
     summary["seconds"] = round(time.monotonic() - began, 1)
@@ -108,7 +109,7 @@ def _summary(out: Path, ours: Result, theirs: Result, teacher: str, student: str
     for name, measurement in measured.items():
         assert measurement is not None, "the demo measures held-out prompts"
         if kl := measurement.reverse_kl():
-            figures[f"heldout_reverse_kl_{name}"] = round(kl.mean, 4)
+            figures[f"test_reverse_kl_{name}"] = round(kl.mean, 4)
         if rouge := measurement.rouge_l():
             figures[f"rouge_l_{name}"] = round(rouge.mean, 3)
     return figures | {

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from minillm_ray.actors.arrivals import Received
-from minillm_ray.common.config import RolloutConfig
-from minillm_ray.common.messages import Prompt, SamplingSpec, WeightVersion
+from minillm_ray.actors.weight_prefetcher import Received
+from minillm_ray.common.config.run import RolloutConfig
+from minillm_ray.common.types import Prompt, SamplingSpec, WeightVersion
 from minillm_ray.common.weights import Arrays, TensorForm, WeightBucket, WeightManifest, checksum
 from transformers import AutoModelForCausalLM
 
@@ -33,8 +33,8 @@ class Pair:
     student: Path
     teacher: Path | None
     vocabulary: int = VOCABULARY
-    precision: Literal["float32", "bfloat16"] = "float32"
-    cache_gib: float = 0.05
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    kv_cache_gib: float = 0.05
 
 
 class EngineProcess:
@@ -98,7 +98,7 @@ def _open(pair: Pair) -> None:
     _engine = VllmEngine(
         str(pair.student),
         str(pair.teacher) if pair.teacher else None,
-        RolloutConfig(precision=pair.precision, cache_gib=pair.cache_gib, max_sequences=64),
+        RolloutConfig(dtype=pair.dtype, kv_cache_gib=pair.kv_cache_gib, max_num_seqs=64),
         vocabulary=pair.vocabulary,
         max_tokens=MAX_TOKENS,
     )

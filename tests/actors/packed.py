@@ -48,23 +48,23 @@ def copies_to_vocabulary_layers(folder: Path) -> list[int]:
 
     0 is the embedding, 1 a head apart, -1 anywhere else; a loader counts on tensors without memory first.
     """
-    from minillm_ray.actors.arrivals import Received
     from minillm_ray.actors.vllm_weights import manifest_of
-    from minillm_ray.common.messages import WeightVersion
+    from minillm_ray.actors.weight_prefetcher import Received
+    from minillm_ray.common.types import WeightVersion
     from torch.utils._python_dispatch import TorchDispatchMode
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
     modules = engines._engine.model.student.modules()
     layers: list[Any] = [layer for layer in modules if isinstance(layer, VocabParallelEmbedding)]
-    places = list(dict.fromkeys(layer.weight.data_ptr() for layer in layers))
+    position_ids = list(dict.fromkeys(layer.weight.data_ptr() for layer in layers))
     rows = (layers[0].num_embeddings, layers[0].num_embeddings_padded)
     found = []
 
     class Copies(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if "copy_" in str(func) and not args[0].is_meta and args[0].shape[:1].numel() in rows:
-                place = args[0].data_ptr()
-                found.append(places.index(place) if place in places else -1)
+                index = args[0].data_ptr()
+                found.append(position_ids.index(index) if index in position_ids else -1)
             return func(*args, **kwargs or {})
 
     manifest = manifest_of(str(folder), WeightVersion(1), "float32")

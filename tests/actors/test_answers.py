@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from minillm_ray.actors.evaluation.buckets import LENGTH_BUCKETS, length_bucket, num_words
-from minillm_ray.actors.evaluation.diversity import words_as_ids
 from minillm_ray.actors.evaluation.extraction import RULES, is_right
-from minillm_ray.actors.evaluation.health import distinct_n, repetition
+from minillm_ray.actors.evaluation.health import distinct_n, repetition, words_as_ids
+from minillm_ray.deploy.evaluation.buckets import LENGTH_BUCKETS, length_bucket, num_words
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,12 @@ import pytest
 import torch
 from minillm_ray.actors.mixing import Mixture
 from minillm_ray.common.errors import ModelError
-from minillm_ray.common.messages import SamplingSpec
+from minillm_ray.common.types import SamplingSpec
 from minillm_ray.tests.actors import packed
-from minillm_ray.tests.actors.engines import (
-    Pair,
-    nudge,
-    publish,
-    reference,
-    reference_logits,
-    some_prompts,
-)
+from minillm_ray.tests.actors.engines import Pair, nudge, publish, reference, reference_logits, some_prompts
 from minillm_ray.tests.tiny_models import tiny_model
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 MIXED = SamplingSpec(max_tokens=16, teacher_mix=0.3, samples=2, temperature=0.8)
 ALONE = SamplingSpec(max_tokens=16, samples=2)

@@ -8,12 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from minillm_ray.actors.evaluation.exposure import Divergences, exposure_bias
 from minillm_ray.actors.measurer import Measurer
-from minillm_ray.actors.measurer_actor import MeasurerActor
-from minillm_ray.common.config import ModelConfig, ScoringConfig
+from minillm_ray.actors.workers import MeasurerActor
+from minillm_ray.common.config.run import ModelConfig, TeacherServerConfig
 from minillm_ray.common.errors import DataError
-from minillm_ray.common.messages import Passage, Prompt
+from minillm_ray.common.types import Passage, Prompt
+from minillm_ray.deploy.evaluation.exposure import Divergences, exposure_bias
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -32,7 +32,7 @@ def measurer(folders: dict[str, Path], family: str, *, batch_tokens: int = 64) -
     return Measurer.load(
         ModelConfig(path=str(folders[family])),
         ModelConfig(path=str(folders["teacher"])),
-        ScoringConfig(batch_tokens=batch_tokens),
+        TeacherServerConfig(batch_tokens=batch_tokens),
         VOCABULARY,
     )
 
@@ -87,8 +87,8 @@ def test_without_a_comparison_only_log_probs_are_measured(folders):
 
 def test_batching_changes_no_figure(folders):
     alone, _ = measurer(folders, "llama", batch_tokens=1).measure(passages(6))
-    together, _ = measurer(folders, "llama", batch_tokens=4096).measure(passages(6))
-    for one, other in zip(alone, together, strict=True):
+    max_packed_len, _ = measurer(folders, "llama", batch_tokens=4096).measure(passages(6))
+    for one, other in zip(alone, max_packed_len, strict=True):
         assert one.forward_kl is not None
         assert other.forward_kl is not None
         np.testing.assert_allclose(one.forward_kl, other.forward_kl, atol=1e-5)
@@ -147,7 +147,7 @@ def test_the_actor_returns_figures_and_sizes_as_two_objects(ray_cluster, folders
 
     start, get, given = cast(Any, MeasurerActor), cast(Any, ray.get), passages(2)
     models = [ModelConfig(path=str(folders[name])) for name in ("llama", "teacher")]
-    actor = start.options(num_cpus=0.5).remote("measurer-0", *models, ScoringConfig(), VOCABULARY, 1)
+    actor = start.options(num_cpus=0.5).remote("measurer-0", *models, TeacherServerConfig(), VOCABULARY, 1)
     assert get(actor.ready.remote())["name"] == "measurer-0"
     found, sizes = get(list(actor.measure.options(num_returns=2).remote(given, True)))
     expected, _ = measurer(folders, "llama").measure(given)

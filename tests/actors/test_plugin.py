@@ -16,7 +16,7 @@ def test_naming_the_model_loads_no_vllm():
 
 
 def test_the_rollout_actor_is_defined_without_torch_so_that_its_process_can_still_set_threads():
-    code = "import sys, minillm_ray.actors.rollout_actor; assert not {'torch', 'vllm'} & set(sys.modules)"
+    code = "import sys, minillm_ray.actors.workers; assert not {'torch', 'vllm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -13,9 +13,9 @@ import torch
 from minillm_ray.actors import scorer as scorer_module
 from minillm_ray.actors.scorer import Scorer, batches
 from minillm_ray.common import divergence
-from minillm_ray.common.config import ScoringConfig
+from minillm_ray.common.config.run import TeacherServerConfig
 from minillm_ray.common.errors import DataError, ModelError
-from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -66,10 +66,10 @@ def logprobs_of(scored: Scored) -> npt.NDArray[Any]:
 
 
 def load(folder: Path, **settings) -> Scorer:
-    return Scorer.load(str(folder), None, ScoringConfig(**settings), VOCABULARY)
+    return Scorer.load(str(folder), None, TeacherServerConfig(**settings), VOCABULARY)
 
 
-def apart(folder: Path, **settings) -> Scorer:
+def distance(folder: Path, **settings) -> Scorer:
     """One whose rows hold a passage each, since its window of attention is shorter than any."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.config.sliding_window = 1
@@ -92,8 +92,8 @@ def test_neither_order_nor_batching_nor_chunking_changes_a_score(folders, monkey
     given = passages(9, seed=1)
     alone, _ = load(folders["llama"], batch_tokens=1).score(given, temperature=1.3, with_hidden=True)
     monkeypatch.setattr(divergence, "PART_LOGITS", (7 * 50, 7 * 50))
-    together, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
-    for one, other in zip(alone, together[::-1], strict=True):
+    max_packed_len, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
+    for one, other in zip(alone, max_packed_len[::-1], strict=True):
         assert one.passage.prompt_id == other.passage.prompt_id
         np.testing.assert_allclose(logprobs_of(one), logprobs_of(other), atol=1e-5)
         np.testing.assert_allclose(hidden_of(one), hidden_of(other), atol=1e-5)
@@ -109,15 +109,15 @@ def test_batches_hold_every_passage_once_within_the_limit():
 
 def test_passages_that_may_share_rows_stay_in_their_order_in_batches_of_their_sum():
     lengths = [3, 7, 8, 8, 1, 20, 19, 5]
-    groups = list(batches(lengths, 40, together=20))
+    groups = list(batches(lengths, 40, max_packed_len=20))
     assert [i for group in groups for i in group] == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in group) <= 40 for group in groups)
-    assert list(batches(lengths, 40, together=19)) == list(batches(lengths, 40))
+    assert list(batches(lengths, 40, max_packed_len=19)) == list(batches(lengths, 40))
 
 
 def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
     given = [*passages(2), rollout(passages(3)[2], sample=4)]
-    _, summary = apart(folders["llama"]).score(given, temperature=1.0, with_hidden=False)
+    _, summary = distance(folders["llama"]).score(given, temperature=1.0, with_hidden=False)
     assert summary.prompt_ids == ("train/0", "train/1", "train/2")
     assert summary.samples == (0, 0, 4)
     assert summary.answer_tokens == tuple(len(p.answer_ids) for p in given)
@@ -129,7 +129,7 @@ def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
 def test_passages_that_share_rows_waste_fewer_slots(folders):
     given = passages(20)
     wasted = []
-    for make in (load, apart):
+    for make in (load, distance):
         _, summary = make(folders["llama"], batch_tokens=400).score(given, temperature=1.0, with_hidden=False)
         empty, slots = summary.metrics["teacher/padding"]
         wasted.append(empty / slots)
@@ -161,9 +161,7 @@ def rollout(passage: Passage, sample: int) -> Rollout:
 def test_hidden_states_travel_as_bfloat16_bits_and_come_back(folders):
     given = passages(3)
     exact, _ = load(folders["qwen2"]).score(given, temperature=1.0, with_hidden=True)
-    short, _ = load(folders["qwen2"], hidden_precision="bfloat16").score(
-        given, temperature=1.0, with_hidden=True
-    )
+    short, _ = load(folders["qwen2"], hidden_dtype="bfloat16").score(given, temperature=1.0, with_hidden=True)
     for full, half in zip(exact, short, strict=True):
         assert (hidden_of(half).dtype, half.hidden_dtype) == (np.uint16, "bfloat16")
         back = torch.from_numpy(hidden_of(half).copy()).view(torch.bfloat16)
@@ -206,7 +204,7 @@ def test_the_head_applied_to_the_hidden_states_gives_the_log_probs(folders, fami
 
 
 def test_a_head_in_bfloat16_travels_as_bits(folders):
-    head = load(folders["llama"], precision="bfloat16").head()
+    head = load(folders["llama"], dtype="bfloat16").head()
     assert (head["weight"].dtype, head["dtype"]) == (np.uint16, "bfloat16")
 
 
@@ -230,7 +228,7 @@ def test_a_teacher_that_is_not_there_is_a_model_error(tmp_path):
 
 
 def test_states_from_elsewhere_are_held_against_the_teachers_own(folders):
-    scorer = load(folders["llama"], hidden_precision="bfloat16")
+    scorer = load(folders["llama"], hidden_dtype="bfloat16")
     (own,), _ = scorer.score(passages(1), temperature=1.0, with_hidden=True)
     assert scorer.states_gap(own) < 1e-6
     (others,), _ = load(folders["qwen2"]).score(passages(1), temperature=1.0, with_hidden=True)

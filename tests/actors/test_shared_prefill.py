@@ -52,8 +52,8 @@ class Counting(nn.Module):
 def test_the_layers_named_see_every_row_for_the_length_of_the_step_alone():
     layer = Counting()
     asked = [tokens(7, 8, 1), tokens(7, 8, 2)], np.array([0, 0])
-    ids, places = torch.tensor([7, 8, 1, 7, 8, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
-    with SharedPrefill([layer], lambda: asked).rows(ids, places) as (few, few_places, alike):
+    ids, position_ids = torch.tensor([7, 8, 1, 7, 8, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
+    with SharedPrefill([layer], lambda: asked).rows(ids, position_ids) as (few, few_places, alike):
         assert few.tolist() == [7, 8, 1, 2]
         assert few_places.tolist() == [0, 1, 2, 2]
         twice = layer(few.float(), key=few, shape=torch.Size((4, 9)))

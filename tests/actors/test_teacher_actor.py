@@ -7,9 +7,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from minillm_ray.actors.scorer import Scorer
-from minillm_ray.actors.teacher_actor import TeacherActor
-from minillm_ray.common.config import ModelConfig, ScoringConfig
-from minillm_ray.common.messages import Passage
+from minillm_ray.actors.workers import TeacherActor
+from minillm_ray.common.config.run import ModelConfig, TeacherServerConfig
+from minillm_ray.common.types import Passage
 from minillm_ray.tests.tiny_models import tiny_model
 
 
@@ -25,15 +25,15 @@ def test_scores_and_summary_come_back_as_two_objects_and_the_head_as_one(ray_clu
     ]
     start = cast(Any, TeacherActor)
     actor = start.options(num_cpus=0.5).remote(
-        "teacher-0", ModelConfig(path=str(folder)), ScoringConfig(), 128, 1
+        "teacher-0", ModelConfig(path=str(folder)), TeacherServerConfig(), 128, 1
     )
     get = cast(Any, ray.get)
-    assert get(actor.ready.remote())["name"] == "teacher-0"
+    assert get(actor.ready.remote()).name == "teacher-0"
     scored, summary = actor.score.options(num_returns=2).remote(
         ray.put(given), 0.7, with_hidden=True, with_logprobs=True
     )
     (result,), sizes = get([scored, summary])
-    here = Scorer.load(str(folder), None, ScoringConfig(), 128)
+    here = Scorer.load(str(folder), None, TeacherServerConfig(), 128)
     (expected,), _ = here.score(given, temperature=0.7, with_hidden=True)
     assert expected.teacher_logprobs is not None
     assert expected.hidden is not None

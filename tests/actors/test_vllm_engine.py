@@ -9,7 +9,7 @@ from minillm_ray.actors.mixing import Mixture, temper, truncate
 from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import ConfigError, ModelError
 from minillm_ray.common.heads import final_hidden
-from minillm_ray.common.messages import Prompt, SamplingSpec
+from minillm_ray.common.types import Prompt, SamplingSpec
 from minillm_ray.tests.actors.engines import (
     Pair,
     reference,
@@ -63,17 +63,17 @@ def test_log_probs_equal_two_transformers_forwards_mixed_by_hand(
             assert answer.mixed_teacher_logprobs is None
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_teachers_states_are_those_of_a_forward_of_transformers(engines, pair, models, precision):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_teachers_states_are_those_of_a_forward_of_transformers(engines, pair, models, dtype):
     prompts = some_prompts()
-    answers = engines.use(pair).call("generate", prompts, replace(SPEC, states=precision))
+    answers = engines.use(pair).call("generate", prompts, replace(SPEC, states=dtype))
     for number, answer in enumerate(answers):
         prompt = prompts[number // SPEC.samples].token_ids
         ids = torch.from_numpy(np.concatenate([prompt, answer.answer_ids])).long()[None, :-1]
         with torch.no_grad():
             want = final_hidden(models[1], ids)[0, len(prompt) - 1 :]
-        states = tensor_of(answer.teacher_states, precision)
-        assert states.dtype == getattr(torch, precision)
+        states = tensor_of(answer.teacher_states, dtype)
+        assert states.dtype == getattr(torch, dtype)
         torch.testing.assert_close(states, want.to(states.dtype), atol=1e-4, rtol=1e-2)
     plain = engines.use(pair).call("generate", prompts, SPEC)
     assert all(answer.teacher_states is None for answer in plain)
@@ -125,20 +125,22 @@ def test_sampled_frequencies_are_those_of_the_mixture(engines, tmp_path_factory,
 
 def test_an_answer_depends_on_its_seed_prompt_and_sample_alone(engines, pair):
     engine, prompts = engines.use(pair), some_prompts()
-    together = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
+    max_packed_len = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
     again = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
-    apart = [a.answer_ids.tolist() for p in reversed(prompts) for a in engine.call("generate", [p], SPEC)]
+    distance = [a.answer_ids.tolist() for p in reversed(prompts) for a in engine.call("generate", [p], SPEC)]
     other = [a.answer_ids.tolist() for a in engine.call("generate", prompts, replace(SPEC, seed=8))]
-    assert together == again
-    assert together == [answer for p in range(len(prompts), 0, -1) for answer in apart[3 * p - 3 : 3 * p]]
-    assert not any(a == b for a, b in zip(together, other, strict=True))
-    assert len({tuple(answer) for answer in together}) == len(together)
+    assert max_packed_len == again
+    assert max_packed_len == [
+        answer for p in range(len(prompts), 0, -1) for answer in distance[3 * p - 3 : 3 * p]
+    ]
+    assert not any(a == b for a, b in zip(max_packed_len, other, strict=True))
+    assert len({tuple(answer) for answer in max_packed_len}) == len(max_packed_len)
 
 
 def test_answers_that_lose_their_place_in_the_cache_go_on_as_if_nothing_had_happened(engines, pair):
     prompts = [Prompt(id=str(n), token_ids=np.arange(5, 30, dtype=np.int32)) for n in range(12)]
     spec = replace(SPEC, samples=1, max_tokens=40, ignore_eos=True)
-    roomy, tight = pair, replace(pair, cache_gib=0.0006)
+    roomy, tight = pair, replace(pair, kv_cache_gib=0.0006)
     want, (steps, _) = engines.use(roomy).call("generate", prompts, spec), engines.forwards(prompts, spec)
     got, (more, _) = engines.use(tight).call("generate", prompts, spec), engines.forwards(prompts, spec)
     assert len(more) > len(steps)
@@ -274,5 +276,5 @@ def test_models_with_too_few_positions_are_refused(engines, pair, tmp_path):
 
 
 def test_a_cache_too_small_for_one_answer_is_refused(engines, pair):
-    with pytest.raises(ConfigError, match=r"rollout\.cache_gib = 1e-05 is too small"):
-        engines.use(replace(pair, cache_gib=1e-5))
+    with pytest.raises(ConfigError, match=r"rollout\.kv_cache_gib = 1e-05 is too small"):
+        engines.use(replace(pair, kv_cache_gib=1e-5))

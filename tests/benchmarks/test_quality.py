@@ -9,7 +9,7 @@ import pytest
 from minillm_ray.benchmarks.quality import __main__ as quality
 from minillm_ray.benchmarks.quality.contest import OURS, OWN, Entry, Start, reached, settings
 from minillm_ray.benchmarks.quality.summary import RATIOS, summary
-from minillm_ray.common.config import RunConfig
+from minillm_ray.common.config.run import RunConfig
 
 
 def looks(*reverse_kls: float) -> list[dict[str, float]]:
@@ -101,4 +101,4 @@ def test_our_contenders_settings_are_those_of_a_run(name: str, tmp_path: Path) -
     config = RunConfig.model_validate(settings(Entry(name=name, lr=1e-3, seed=1), start, tmp_path))
     assert config.faults() == []
     assert config.steps_per_set <= OWN[name]["every"]
-    assert config.inner_epochs == (4 if name == "ours_minillm" else 1)
+    assert config.num_iterations == (4 if name == "ours_minillm" else 1)

@@ -18,13 +18,13 @@ import ray
 import torch
 from minillm_ray.common.errors import ModelError, NonFiniteLoss
 from minillm_ray.deploy.api import resume, train
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def bereft(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Path:
     """Folder of a run that lost one of its two rollout actors after the first set of answers."""
     folder = tmp_path_factory.mktemp("bereft") / "run"
     teacher, student = tiny_pair
-    config = tiny_run(teacher, student, questions, folder, rollout={"actors": 2})
+    config = tiny_run(teacher, student, questions, folder, rollout={"num_engines": 2})
     killer = threading.Thread(target=kill_after_first_set, args=("rollout-1", folder))
     killer.start()
     train(config)
@@ -67,9 +67,9 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
     teacher = shutil.copytree(tiny_pair[0], folder / "teacher")
     run = folder / "run"
-    train(tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "steps": 2}))
+    train(tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "max_steps": 2}))
     settings = run / "config.yaml"
-    settings.write_text(settings.read_text().replace("steps: 2", "steps: 4"))
+    settings.write_text(settings.read_text().replace("max_steps: 2", "max_steps: 4"))
     poison(teacher, "d")
     with pytest.raises(NonFiniteLoss) as complaint:
         resume(run)
@@ -79,7 +79,13 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     return Stopped(run, str(complaint.value), kept)
 
 
-STEPS = {"ranks": 2, "batch_size": 8, "micro_batch": 2, "inner_epochs": 2, "optimizer": {"lr": 1e-3}}
+STEPS = {
+    "world_size": 2,
+    "batch_size": 8,
+    "micro_batch_size": 2,
+    "num_iterations": 2,
+    "optimizer": {"lr": 1e-3},
+}
 
 
 def poison(model: Path, letters: str) -> None:

@@ -6,10 +6,11 @@ import json
 
 import pytest
 import yaml
-from minillm_ray.deploy.chain import load_chain, run_chain
+from minillm_ray.deploy.pipeline.chain import load_chain
+from minillm_ray.deploy.pipeline.runner import run_chain
 from minillm_ray.tests.tiny_runs import tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
 def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all(
@@ -19,16 +20,16 @@ def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all
     run = tiny_run(
         teacher, student, questions, tmp_path / "run",
         data={"train": {"path": str(questions), "limit": 7}},
-        rollout={"samples": 2, "chunk": 3},
-        learner={"ranks": 1, "steps": 1},
+        rollout={"num_generations": 2, "chunk": 3},
+        learner={"world_size": 1, "max_steps": 1},
     )  # fmt: skip
-    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"out"}))
+    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"output_dir"}))
     learned = {
         "do": "sft",
-        "data": {"train": {"path": "${out}/answers/answers.jsonl"}},
-        "rollout": {"max_new_tokens": 48, "samples": 1},
+        "data": {"train": {"path": "${output_dir}/answers/answers.jsonl"}},
+        "rollout": {"max_new_tokens": 48, "num_generations": 1},
     }
-    chain = {"out": str(tmp_path / "chain"), "base": base}
+    chain = {"output_dir": str(tmp_path / "chain"), "base": base}
     chain["phases"] = {"answers": {"do": "generate", "keep_cut": True}, "seqkd": learned}
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
     before = [
@@ -66,22 +67,26 @@ def test_fine_tuning_distillation_and_evaluation_run_from_one_file(
 ):
     teacher, student = tiny_pair
     run = tiny_run(
-        teacher, student, questions, tmp_path / "run", learner={"ranks": 1, "steps": 1, "inner_epochs": 1}
+        teacher,
+        student,
+        questions,
+        tmp_path / "run",
+        learner={"world_size": 1, "max_steps": 1, "num_iterations": 1},
     )
-    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"out"}))
+    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"output_dir"}))
     phases = {
         "sft": {"do": "sft"},
-        "minillm": {"do": "train", "student": {"path": "${out}/sft/last"}},
+        "minillm": {"do": "train", "student": {"path": "${output_dir}/sft/last"}},
         "eval": {
             "do": "eval",
-            "models": ["${out}/sft/last", "${out}/minillm/last"],
+            "models": ["${output_dir}/sft/last", "${output_dir}/minillm/last"],
             "data": [{"path": str(questions), "limit": 6}],
             "metrics": ["rouge_l", "reverse_kl"],
-            "engine": {"actors": 2, "chunk": 3},
-            "seeds": 1,
+            "engine": {"num_engines": 2, "chunk": 3},
+            "num_seeds": 1,
         },
     }
-    chain = {"out": str(tmp_path / "chain"), "base": base, "phases": phases}
+    chain = {"output_dir": str(tmp_path / "chain"), "base": base, "phases": phases}
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain, sort_keys=False))
 
     *_, evaluated = run_chain(load_chain(tmp_path / "chain.yaml"))

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from minillm_ray.actors.evaluation.buckets import ALL, LENGTH_BUCKETS
-from minillm_ray.deploy.api import evaluate, load_eval
-from minillm_ray.deploy.eval_cast import eval_cast
+from minillm_ray.deploy.api import evaluate
+from minillm_ray.deploy.config.loader import load_eval
+from minillm_ray.deploy.evaluation.buckets import ALL, LENGTH_BUCKETS
+from minillm_ray.deploy.runtime.workers import start_eval_workers
 from minillm_ray.tests.tiny_models import tiny_model
 from rouge_score import rouge_scorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,9 +26,9 @@ CLUSTER = ["cluster.rollout_cpus=0.1", "cluster.teacher_cpus=0.1", "cluster.writ
 ENGINE = [
     "max_prompt_tokens=64",
     "engine.max_new_tokens=8",
-    "engine.max_sequences=16",
-    "engine.cache_gib=0.02",
-    "seeds=2",
+    "engine.max_num_seqs=16",
+    "engine.kv_cache_gib=0.02",
+    "num_seeds=2",
 ]
 LABELS = ["red", "blue"]
 SAID = ["c", "e", "q", "spare1", "k", "t", "x", "spare21", "y", "j"]
@@ -59,9 +60,9 @@ def settings(
 ) -> Any:
     flags = {
         "models": [str(m) for m in models], "teacher": str(teacher or models[0]),
-        "data": [str(d) for d in data], "out": out,
+        "data": [str(d) for d in data], "output_dir": out,
     }  # fmt: skip
-    return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "seeds=2", *more], flags)
+    return load_eval(None, [*CLUSTER, *ENGINE, "max_prompt_tokens=64", "num_seeds=2", *more], flags)
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +218,9 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
 
     def counted(*args: Any, **kinds: Any) -> Any:
         started.append(args)
-        return eval_cast(*args, **kinds)
+        return start_eval_workers(*args, **kinds)
 
-    monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", counted)
+    monkeypatch.setattr("minillm_ray.deploy.evaluation.runner.start_eval_workers", counted)
     config = settings((other, student), data, tmp_path / "out", teacher=teacher)
     rows = evaluate(config).rows
     assert len(started) == 1, "the second model needs no new actors"
@@ -240,10 +241,10 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
 
 
 def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, data, monkeypatch):
-    def nobody(*_: Any, **__: Any) -> Callable:
+    def must_not_start(*_: Any, **__: Any) -> Callable:
         raise AssertionError("an actor was started")
 
-    monkeypatch.setattr("minillm_ray.deploy.evaluate.eval_cast", nobody)
+    monkeypatch.setattr("minillm_ray.deploy.evaluation.runner.start_eval_workers", must_not_start)
     again = evaluate(settings(found.models, data, found.folder))
     assert json.loads(found.read["results.json"]) == again.rows
     fewer = evaluate(settings(found.models, data, found.folder, "metrics=[rouge_l]"))

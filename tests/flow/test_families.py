@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from minillm_ray.deploy.api import train
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def test_after_two_updates_the_engine_draws_from_the_learners_weights(
         student,
         questions,
         tmp_path / "run",
-        learner={"zero_stage": 3, "inner_epochs": 1, "steps": 3, "ranks": 2, "batch_size": 8,
-                 "micro_batch": 2, "optimizer": {"lr": 0.01}},
+        learner={"zero_stage": 3, "num_iterations": 1, "max_steps": 3, "world_size": 2, "batch_size": 8,
+                 "micro_batch_size": 2, "optimizer": {"lr": 0.01}},
     )  # fmt: skip
     train(config)
     rows = [row for row in read_metrics(tmp_path / "run") if "learner/engine_gap" in row]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from minillm_ray.deploy.pretrain import Shape, pretrain
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.models.pretrain import Shape, pretrain
+from minillm_ray.deploy.training.metrics_log import read_metrics
 
 pytestmark = pytest.mark.ray
 
@@ -18,7 +18,7 @@ def test_a_model_learns_from_text_alone_and_from_several_files(ray_cluster, tmp_
         Shape(layers=1, width=32, positions=64, vocabulary=280),
         steps=8,
         overrides=[
-            "learner.batch_size=8", "learner.micro_batch=8", "learner.optimizer.lr=0.02",
+            "learner.batch_size=8", "learner.micro_batch_size=8", "learner.optimizer.lr=0.02",
             "text.block_tokens=16", "text.validation_blocks=8",
             "cluster.learner_cpus=0.1", "cluster.writer_cpus=0.1",
         ],

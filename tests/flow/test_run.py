@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from minillm_ray.deploy.api import train
-from minillm_ray.deploy.recorder import read_metrics
-from minillm_ray.deploy.train import Result
+from minillm_ray.deploy.training.driver import Result
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_runs import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
@@ -35,9 +35,10 @@ def finished(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Finished:
         student,
         questions,
         folder,
-        data={"validation": few, "heldout": few},
+        data={"validation": few, "test": few},
         text={"path": str(corpus), "block_tokens": 16, "batch_size": 4},
-        validation={"every": 2, "heldout_samples": 2},
+        eval_steps=2,
+        validation={"test_num_generations": 2},
     )
     return Finished(train(config), folder)
 

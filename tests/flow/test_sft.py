@@ -6,8 +6,9 @@ import json
 
 import pytest
 import yaml
-from minillm_ray.deploy.api import load_sft, train
-from minillm_ray.deploy.recorder import read_metrics
+from minillm_ray.deploy.api import train
+from minillm_ray.deploy.config.presets import load_sft
+from minillm_ray.deploy.training.metrics_log import read_metrics
 from minillm_ray.tests.tiny_runs import tiny_run
 
 pytestmark = pytest.mark.ray
@@ -22,7 +23,7 @@ def test_fine_tuning_needs_learners_alone_and_keeps_the_student_of_the_lowest_lo
     )
     settings = json.loads(run.model_dump_json(exclude_unset=True))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    steps = ["learner.steps=3", "learner.optimizer.lr=0.02", "validation.every=1"]
+    steps = ["learner.max_steps=3", "learner.optimizer.lr=0.02", "eval_steps=1"]
     result = train(load_sft(tmp_path / "run.yaml", steps))
     assert set(result.memory) == {"driver", "writer", "learner-0", "learner-1"}
     losses = {row["step"]: row["validation/loss"] for row in read_metrics(tmp_path / "run")

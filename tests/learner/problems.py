@@ -6,9 +6,9 @@ import itertools
 from dataclasses import dataclass, fields
 
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.heads import Head
-from minillm_ray.common.objective import ObjectiveConfig
-from minillm_ray.learner.fused_head import FusedLoss, fused_loss
+from minillm_ray.learner.fused_loss import FusedLoss, fused_loss
 from minillm_ray.learner.objective import (
     Answers,
     advantage_moments,

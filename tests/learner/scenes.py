@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from minillm_ray.common.config import LearnerConfig, ModelConfig, RunConfig
-from minillm_ray.common.data_config import DataConfig, PromptData
+from minillm_ray.common.config.data import DataConfig, PromptData
+from minillm_ray.common.config.run import LearnerConfig, ModelConfig, RunConfig
 from minillm_ray.common.heads import final_hidden, read_head
-from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
-from minillm_ray.learner.dealing import Item
+from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.learner.sharding import Item
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -120,7 +120,7 @@ def logprobs(model: PreTrainedModel, passage: Passage) -> torch.Tensor:
 def run_config(scene: Scene, **changes: Any) -> RunConfig:
     """A run's settings over a scene; keywords are sections, or fields of `learner`."""
     sections = {name: changes.pop(name) for name in list(changes) if name in RunConfig.model_fields}
-    learner = {"optimizer": {"lr": 1e-2, "eps": 1e-4}, "micro_batch": 3, "steps": 20} | changes
+    learner = {"optimizer": {"lr": 1e-2, "eps": 1e-4}, "micro_batch_size": 3, "max_steps": 20} | changes
     return RunConfig(
         **{
             "student": ModelConfig(path=str(scene.student)),

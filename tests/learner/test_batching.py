@@ -10,7 +10,7 @@ import pytest
 import torch
 from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import DataError
-from minillm_ray.common.messages import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
 from minillm_ray.learner.batching import batch_of, pad_answers
 
 CPU = torch.device("cpu")

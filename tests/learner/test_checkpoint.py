@@ -64,7 +64,7 @@ def test_an_unfinished_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_ranks_or_another_stage_names_the_setting(tmp_path: Path) -> None:
     save("text", tmp_path / "kept")
-    with pytest.raises(DataError, match=r"go on with learner\.ranks=1"):
+    with pytest.raises(DataError, match=r"go on with learner\.world_size=1"):
         restore(Notes(""), tmp_path / "kept", world=2)
     other = Notes("")
     other.stage = 3
@@ -88,7 +88,7 @@ def test_an_exported_student_opens_as_any_model_does_and_can_be_taken_on_again(
     scene = make_scene(tmp_path, "gpt2", padding=16)
     folder = tmp_path / "student_after"
     sgd = {"name": "sgd", "lr": 0.01, "betas": (0.0, 0.0)}  # has no memory
-    config = run_config(scene, ranks=2, zero_stage=stage, optimizer=sgd)
+    config = run_config(scene, world_size=2, zero_stage=stage, optimizer=sgd)
     (weights, losses), _ = worlds[2].run(exported_and_adopted, config, scene, folder)
     exported, later, adopted = weights
     opened = model_of(folder)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.heads import Head
-from minillm_ray.common.objective import ObjectiveConfig
-from minillm_ray.learner.fused_head import FusedLoss, fused_loss
+from minillm_ray.learner.fused_loss import FusedLoss, fused_loss
 from minillm_ray.learner.objective import (
     Answers,
     advantage_moments,
@@ -44,7 +44,7 @@ class Golden:
         self.settings = ObjectiveConfig(
             preset="reference",
             gamma=hyper["gamma"],
-            clip_range=hyper["cliprange"],
+            epsilon=hyper["cliprange"],
             reward_scaling=hyper["reward_scaling"],
             reward_clip=hyper["cliprange_reward"],
         )

@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.common.heads import Head
-from minillm_ray.common.objective import ObjectiveConfig
 from minillm_ray.learner.divergences import CROSS_ENTROPY, REVERSE_KL
-from minillm_ray.learner.fused_head import fused_loss
+from minillm_ray.learner.fused_loss import fused_loss
 from minillm_ray.learner.objective import (
     Answers,
     TokenConstants,
@@ -35,7 +35,7 @@ KINDS = {
     "per_decision": PER_DECISION,
     "capped": changed(PAPER, clip_centre="student_at_sampling", importance_cap=1.1),
     "no_weights": changed(PAPER, importance_weight="none", single_step_weight="none"),
-    "lm": ObjectiveConfig(kind="lm"),
+    "sft": ObjectiveConfig(kind="sft"),
     "forward_kl": ObjectiveConfig(kind="kd"),
 }
 
@@ -71,7 +71,7 @@ def test_settings_that_contradict_are_refused_with_a_way_out(changes: dict, word
 def test_only_losses_that_read_a_divergence_ask_for_one():
     assert answer_divergence(PAPER) is REVERSE_KL
     assert answer_divergence(changed(PAPER, single_step=False)) is None
-    assert answer_divergence(KINDS["lm"]) is None
+    assert answer_divergence(KINDS["sft"]) is None
     kd = answer_divergence(KINDS["forward_kl"])
     assert kd is not None
     assert kd.name == "forward_kl"
@@ -290,8 +290,8 @@ def test_the_text_loss_is_half_next_token_half_teacher_by_hand():
     head = Head(weight=torch.eye(2), vocabulary=2)
     next_token = -torch.tensor(0.25).log().item()
     soft = -(0.5 * torch.tensor(0.75).log() + 0.5 * torch.tensor(0.25).log()).item()
-    for share in (0.0, 0.5, 1.0):
-        settings = changed(REFERENCE, text_teacher_share=share)
+    for fraction in (0.0, 0.5, 1.0):
+        settings = changed(REFERENCE, text_teacher_share=fraction)
         hidden = q.clone().requires_grad_()
         result = fused_loss(
             hidden,
@@ -304,16 +304,16 @@ def test_the_text_loss_is_half_next_token_half_teacher_by_hand():
             divergence=text_divergence(settings),
         )
         result.loss.backward()
-        assert result.loss.item() == pytest.approx((1 - share) * next_token + share * soft)
-        target = torch.tensor([[share * 0.5, (1 - share) + share * 0.5]])
+        assert result.loss.item() == pytest.approx((1 - fraction) * next_token + fraction * soft)
+        target = torch.tensor([[fraction * 0.5, (1 - fraction) + fraction * 0.5]])
         assert hidden.grad is not None
         assert torch.allclose(hidden.grad, torch.tensor([[0.75, 0.25]]) - target)
 
 
-@pytest.mark.parametrize(("share", "reduction"), [*product([0.0, 0.5], ["tokens", "sequences"])])
-def test_text_in_parts_adds_up(share: float, reduction):
+@pytest.mark.parametrize(("fraction", "reduction"), [*product([0.0, 0.5], ["tokens", "sequences"])])
+def test_text_in_parts_adds_up(fraction: float, reduction):
     batch = random_batch()
-    settings = changed(PAPER, text_teacher_share=share, reduction=reduction)
+    settings = changed(PAPER, text_teacher_share=fraction, reduction=reduction)
     divisor = loss_count(batch.answers.lengths, settings)
 
     def loss(rows: list[int]) -> float:

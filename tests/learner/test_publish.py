@@ -30,16 +30,16 @@ def test_what_lies_back_to_back_is_one_array_and_comes_apart_again(
     parts: list[tuple[list[int], bool]],
 ) -> None:
     room = torch.arange(1000.0)
-    tensors, place = [], 0
+    tensors, slot = [], 0
     for shape, gap in parts:  # a gap in front of some
-        place += 5 * gap
+        slot += 5 * gap
         size = int(np.prod(shape))
-        tensors.append(room[place : place + size].view(shape))
-        place += size
-    together = joined(tensors)
-    assert len(together) == 1 + sum(gap for _, gap in parts[1:])
-    assert all(flat.untyped_storage().data_ptr() == room.data_ptr() for flat in together)
-    arrays = [bits_of(flat) for flat in together]
+        tensors.append(room[slot : slot + size].view(shape))
+        slot += size
+    merged = joined(tensors)
+    assert len(merged) == 1 + sum(gap for _, gap in parts[1:])
+    assert all(flat.untyped_storage().data_ptr() == room.data_ptr() for flat in merged)
+    arrays = [bits_of(flat) for flat in merged]
     forms = tuple(TensorForm(name="p", shape=tuple(t.shape), dtype="float32") for t in tensors)
     bucket = WeightBucket(ref=None, tensors=forms, checksum=0)
     views = bucket.views(arrays)
@@ -72,7 +72,7 @@ def test_a_bucket_of_a_rank_by_itself_is_one_array(worlds: dict[int, World], sce
 def test_buckets_hold_every_parameter_as_it_is_once(
     worlds: dict[int, World], scene: Scene, stage: int
 ) -> None:
-    config = run_config(scene, ranks=2, zero_stage=stage, bucket_mib=24)
+    config = run_config(scene, world_size=2, zero_stage=stage, bucket_mib=24)
     (buckets, weights), (nothing, _) = worlds[2].run(published, config, scene, "float32")
     assert nothing is None
     assert len(buckets) > 1
@@ -93,7 +93,7 @@ def test_an_untied_head_is_published_and_numbers_can_be_halved(
     scene = make_scene(tmp_path_factory.mktemp("untied"), tied=False)
     for dtype in ("bfloat16", "float16"):
         (buckets, weights), _ = worlds[2].run(
-            published, run_config(scene, ranks=2, zero_stage=3), scene, dtype
+            published, run_config(scene, world_size=2, zero_stage=3), scene, dtype
         )
         found = {name: array for _, tensors in buckets for name, array in tensors.items()}
         assert "lm_head.weight" in found

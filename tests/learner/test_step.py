@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head, read_head
-from minillm_ray.common.messages import Passage, Rollout, Scored
 from minillm_ray.common.metrics import CATALOGUE
-from minillm_ray.common.objective import ObjectiveConfig
-from minillm_ray.common.shared_rows import read, share
+from minillm_ray.common.packed_attention import enable_packing, read
+from minillm_ray.common.types import Passage, Rollout, Scored
 from minillm_ray.learner.batching import Batch, batch_of
-from minillm_ray.learner.dealing import Item, deal, deal_step
+from minillm_ray.learner.engine import Result, TrainEngine
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.rank import head_of
-from minillm_ray.learner.step import Result, StepRules, StepRunner
+from minillm_ray.learner.sharding import Item, shard_batch, shard_step
+from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import (
     MAX_NEW_TOKENS,
     VOCABULARY,
@@ -36,14 +37,14 @@ CPU = torch.device("cpu")
 
 
 class PlainEngine:
-    """One rank and its student; the optimiser only tells the norm."""
+    """What a step asks of a TrainEngine: one rank and its student; the optimiser only tells the norm."""
 
-    def __init__(self, scene: Scene, *, together: int = 1000):
+    def __init__(self, scene: Scene, *, max_packed_len: int = 1000):
         self.device, self.student = CPU, model_of(scene.student)
         self._head = read_head(self.student, VOCABULARY)
         self.steps, self.modes = 0, []
-        assert not together or share(self.student) >= together
-        self.together = together
+        assert not max_packed_len or enable_packing(self.student) >= max_packed_len
+        self.max_packed_len = max_packed_len
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
         self.modes.append(train)
@@ -76,7 +77,7 @@ def step(
     samples: Sequence[Scored | Passage],
     texts: Sequence[Scored | Passage] = (),
     *,
-    micro_batch: int = 3,
+    micro_batch_size: int = 3,
     engine: PlainEngine | None = None,
     fresh: bool = False,
     first_epoch: bool = False,
@@ -84,15 +85,18 @@ def step(
     """Means of all metrics, and the gradient of every parameter."""
     engine = engine or PlainEngine(scene)
     rules = StepRules(objective=objective, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, chunk_tokens=5)
-    runner = StepRunner(engine, rules, head_of(scene.head, VOCABULARY, CPU))
-    (share,) = deal_step(
-        items_of("answers", samples), items_of("texts", texts), ranks=1, micro_batch=micro_batch
+    runner = StepRunner(cast(TrainEngine, engine), rules, head_of(scene.head, VOCABULARY, CPU))
+    (rank_batch,) = shard_step(
+        items_of("answers", samples),
+        items_of("texts", texts),
+        world_size=1,
+        micro_batch_size=micro_batch_size,
     )
 
     def load(item: Item) -> Scored | Passage:
         return (samples if item.chunk == "answers" else texts)[item.position]
 
-    metrics = runner.step(share, load, fresh=fresh, first_epoch=first_epoch)
+    metrics = runner.step(rank_batch, load, fresh=fresh, first_epoch=first_epoch)
     assert metrics.keys() <= CATALOGUE.keys()
     gradients = {n: p.grad.clone() for n, p in engine.student.named_parameters() if p.grad is not None}
     return {name: total / count for name, (total, count) in metrics.items()}, gradients
@@ -123,27 +127,29 @@ OBJECTIVES = {
     "forward KL": ObjectiveConfig(kind="kd"),
     "jsd, with its own cross-entropy": ObjectiveConfig(kind="kd", divergence="jsd", lm_share=0.5),
     "atkd": ObjectiveConfig(kind="kd", divergence="atkd"),
-    "language model": ObjectiveConfig(kind="lm", reduction="sequences"),
+    "language model": ObjectiveConfig(kind="sft", reduction="sequences"),
 }
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_the_size_of_micro_batches_changes_nothing(scene: Scene, objective: ObjectiveConfig) -> None:
-    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
-    for micro_batch in (1, 3):
-        found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=micro_batch)
+    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8)
+    for micro_batch_size in (1, 3):
+        found, gradient = step(
+            scene, objective, scene.samples, scene.texts, micro_batch_size=micro_batch_size
+        )
         assert found == pytest.approx(values, rel=1e-5)
         assert_same(gradient, want)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_answers_that_share_rows_teach_what_padded_ones_do(scene: Scene, objective: ObjectiveConfig) -> None:
-    batch = batch_of(scene.samples, CPU, hidden=False, together=1000)
+    batch = batch_of(scene.samples, CPU, hidden=False, max_packed_len=1000)
     assert batch.layout is not None
     assert len(batch.ids) < len(scene.samples)
-    padded = PlainEngine(scene, together=0)
-    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch=8, engine=padded)
-    found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch=8)
+    padded = PlainEngine(scene, max_packed_len=0)
+    values, want = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8, engine=padded)
+    found, gradient = step(scene, objective, scene.samples, scene.texts, micro_batch_size=8)
     assert found == pytest.approx(values, rel=1e-5)
     assert_same(gradient, want)
 
@@ -153,12 +159,12 @@ def test_answers_to_one_prompt_read_it_once_and_teach_what_padded_ones_do(scene:
     prompt = np.arange(3, 12, dtype=np.int32)
     passages = [replace(sample.passage, prompt_ids=prompt) for sample in scene.samples]
     samples = [score(passage, *networks) for passage in passages]
-    batch = batch_of(samples, CPU, hidden=False, together=1000)
+    batch = batch_of(samples, CPU, hidden=False, max_packed_len=1000)
     assert batch.ids.numel() < sum(len(prompt) + len(p.answer_ids) for p in passages) - len(prompt)
     assert (batch.positions == batch.positions[0]).sum() > 1, "several answers begin behind one slot"
-    padded = PlainEngine(scene, together=0)
-    values, want = step(scene, ObjectiveConfig(), samples, micro_batch=8, engine=padded)
-    found, gradient = step(scene, ObjectiveConfig(), samples, micro_batch=8)
+    padded = PlainEngine(scene, max_packed_len=0)
+    values, want = step(scene, ObjectiveConfig(), samples, micro_batch_size=8, engine=padded)
+    found, gradient = step(scene, ObjectiveConfig(), samples, micro_batch_size=8)
     assert found == pytest.approx(values, rel=1e-5)
     assert_same(gradient, want)
 
@@ -169,7 +175,7 @@ def test_given_answers_are_learned_by_their_cross_entropy(scene: Scene, reductio
     tokens = sum(len(p.answer_ids) for p in passages)
     divisor = tokens if reduction == "tokens" else len(passages)
     value, want = gradient_of(lambda s: -torch.cat([logprobs(s, p) for p in passages]).sum() / divisor, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="lm", reduction=reduction), passages)
+    found, gradient = step(scene, ObjectiveConfig(kind="sft", reduction=reduction), passages)
     assert_same(gradient, want)
     assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
     assert found["learner/answer_nll"] == pytest.approx(value * divisor / tokens, rel=1e-5)
@@ -215,14 +221,16 @@ def test_atkd_takes_sampled_tokens_as_gold_and_the_median_over_the_step(scene: S
         return 0.2 * easy_value[~hard].mean() + 0.8 * hard_value[hard].mean()
 
     value, want = gradient_of(loss, scene)
-    found, gradient = step(scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch=3)
+    found, gradient = step(
+        scene, ObjectiveConfig(kind="kd", divergence="atkd"), scene.samples, micro_batch_size=3
+    )
     assert found["learner/loss"] == pytest.approx(value, rel=1e-5)
     assert_same(gradient, want)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
 def test_the_language_model_term_is_added_with_its_coefficient_and_its_own_count(
-    scene: Scene, share: float
+    scene: Scene, fraction: float
 ) -> None:
     teacher = model_of(scene.teacher)
     texts, tokens = [t.passage for t in scene.texts], sum(len(t.passage.answer_ids) for t in scene.texts)
@@ -232,13 +240,13 @@ def test_the_language_model_term_is_added_with_its_coefficient_and_its_own_count
         for text in texts:
             p = all_logprobs(teacher, text).detach().exp()
             soft = -(p * all_logprobs(student, text)).sum()
-            total = total + share * soft - (1 - share) * logprobs(student, text).sum()
+            total = total + fraction * soft - (1 - fraction) * logprobs(student, text).sum()
         return total / tokens
 
-    objective = ObjectiveConfig(lm_coef=0.3, text_teacher_share=share)
+    objective = ObjectiveConfig(lm_coef=0.3, text_teacher_share=fraction)
     alone, answers = step(scene, objective, scene.samples)
     value, by_text = gradient_of(lambda student: 0.3 * text_loss(student), scene)
-    found, gradient = step(scene, objective, scene.samples, scene.texts if share else texts)
+    found, gradient = step(scene, objective, scene.samples, scene.texts if fraction else texts)
     assert_same(gradient, {name: answers[name] + by_text[name] for name in answers})
     assert found["learner/text_loss"] == pytest.approx(value / 0.3, rel=1e-5)
     assert found["learner/loss"] == pytest.approx(alone["learner/loss"] + value, rel=1e-5)
@@ -297,13 +305,18 @@ def test_a_gradient_that_is_not_finite_names_the_answers_of_the_step(scene: Scen
 
 def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
     engine = PlainEngine(scene)
-    (hand,) = deal(items_of("answers", scene.samples), ranks=1, micro_batch=3)
+    (rank_items,) = shard_batch(items_of("answers", scene.samples), world_size=1, micro_batch_size=3)
     head = head_of(scene.head, VOCABULARY, CPU)
     found = measure(
-        engine, hand, lambda item: scene.samples[item.position], teacher=head, temperature=1.0, chunk_tokens=5
+        cast(TrainEngine, engine),
+        rank_items,
+        lambda item: scene.samples[item.position],
+        teacher=head,
+        temperature=1.0,
+        chunk_tokens=5,
     )
     student, teacher = model_of(scene.student), model_of(scene.teacher)
-    for index, record in zip(hand.order, found, strict=True):
+    for index, record in zip(rank_items.order, found, strict=True):
         passage = scene.samples[index].passage
         with torch.no_grad():
             log_q, log_p = all_logprobs(student, passage), all_logprobs(teacher, passage)
@@ -318,10 +331,10 @@ def test_measuring_gives_each_answers_own_sums(scene: Scene) -> None:
 
 def test_measuring_without_a_teacher_leaves_the_divergences_out(scene: Scene) -> None:
     passages = [sample.passage for sample in scene.samples]
-    (hand,) = deal(items_of("answers", passages), ranks=1, micro_batch=8)
+    (rank_items,) = shard_batch(items_of("answers", passages), world_size=1, micro_batch_size=8)
     (first, *_) = measure(
-        PlainEngine(scene),
-        hand,
+        cast(TrainEngine, PlainEngine(scene)),
+        rank_items,
         lambda item: passages[item.position],
         teacher=None,
         temperature=1.0,

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from minillm_ray.common.config import RunConfig
+from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head
-from minillm_ray.common.messages import AnswerMeasure, Passage, WeightVersion
+from minillm_ray.common.types import AnswerMeasure, Passage, WeightVersion
 from minillm_ray.learner import checkpoint
 from minillm_ray.learner.batching import batch_of
-from minillm_ray.learner.dealing import Item, deal, deal_step
 from minillm_ray.learner.deepspeed_engine import DeepSpeedEngine, join
-from minillm_ray.learner.fused_head import FusedLoss
+from minillm_ray.learner.fused_loss import FusedLoss
 from minillm_ray.learner.measure import measure
 from minillm_ray.learner.publish import publish
 from minillm_ray.learner.rank import head_of
+from minillm_ray.learner.sharding import Item, shard_batch, shard_step
 from minillm_ray.learner.step import StepRules, StepRunner
 from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, items_of
 
@@ -30,15 +30,15 @@ from minillm_ray.tests.learner.scenes import MAX_NEW_TOKENS, VOCABULARY, Scene, 
 class Rank:
     """One process of a world."""
 
-    _door: socket.socket | None = None
+    _listen_socket: socket.socket | None = None
 
-    def place(self) -> int:
-        self._door = socket.create_server(("127.0.0.1", 0))
-        return self._door.getsockname()[1]
+    def listen(self) -> int:
+        self._listen_socket = socket.create_server(("127.0.0.1", 0))
+        return self._listen_socket.getsockname()[1]
 
     def join(self, rank: int, world: int, port: int) -> None:
         self._rank, self._world = rank, world
-        self._device = join(rank, world, "127.0.0.1", port, self._door)
+        self._device = join(rank, world, "127.0.0.1", port, self._listen_socket)
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(self._rank, self._world, self._device, *args)
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, size: int):
         self._ranks: list[Any] = [Rank.remote() for _ in range(size)]
-        port = self._ranks[0].place.remote()
+        port = self._ranks[0].listen.remote()
         self._met = [rank.join.remote(n, size, port) for n, rank in enumerate(self._ranks)]
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -80,18 +80,22 @@ class Learner:
         )
 
     def step(self, answers: Sequence[Item], texts: Sequence[Item] = ()) -> dict[str, float]:
-        shares = deal_step(answers, texts, ranks=self.world, micro_batch=self.config.learner.micro_batch)
-        metrics = self.runner.step(shares[self.rank], self._load, fresh=True, first_epoch=True)
+        rank_batches = shard_step(
+            answers, texts, world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
+        )
+        metrics = self.runner.step(rank_batches[self.rank], self._load, fresh=True, first_epoch=True)
         return {name: total / count for name, (total, count) in metrics.items()}
 
-    def all_items(self) -> tuple[list[Item], list[Item]]:
+    def items(self) -> tuple[list[Item], list[Item]]:
         return items_of("answers", self.scene.samples), items_of("texts", self.scene.texts)
 
     def measure(self) -> list[AnswerMeasure]:
-        hands = deal(self.all_items()[0], ranks=self.world, micro_batch=self.config.learner.micro_batch)
+        shards = shard_batch(
+            self.items()[0], world_size=self.world, micro_batch_size=self.config.learner.micro_batch_size
+        )
         return measure(
             self.engine,
-            hands[self.rank],
+            shards[self.rank],
             self._load,
             teacher=self.runner.teacher,
             temperature=1.0,
@@ -112,7 +116,7 @@ def train(
 ) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     """Metrics of each step over the whole scene, and the weights afterwards."""
     learner = Learner(rank, world, device, config, scene)
-    metrics = [learner.step(*learner.all_items()) for _ in range(steps)]
+    metrics = [learner.step(*learner.items()) for _ in range(steps)]
     return metrics, learner.weights()
 
 
@@ -123,12 +127,12 @@ def train_in_halves(
     first = Learner(rank, world, device, config, scene)
     losses = []
     for step in range(4):
-        losses.append(first.step(*first.all_items())["learner/loss"])
+        losses.append(first.step(*first.items())["learner/loss"])
         if step == 1:
             checkpoint.save(first.engine, folder, step=2, rank=rank, world=world)
     second = Learner(rank, world, device, config, scene)
     step = checkpoint.restore(second.engine, folder, rank=rank, world=world)
-    again = [second.step(*second.all_items())["learner/loss"] for _ in range(2)]
+    again = [second.step(*second.items())["learner/loss"] for _ in range(2)]
     return losses, again, step
 
 
@@ -139,7 +143,7 @@ def meet_a_bad_answer(
     learner = Learner(rank, world, device, config, scene)
     before, told = learner.weights(), ""
     try:
-        learner.step(*learner.all_items())
+        learner.step(*learner.items())
     except NonFiniteLoss as error:
         told = str(error)
     after = learner.weights()
@@ -191,7 +195,7 @@ def published(
 ) -> tuple[list[tuple[int, dict[str, np.ndarray]]] | None, dict[str, np.ndarray]]:
     """(arrays, tensors) of each bucket after a step, from rank 0; and the weights."""
     learner = Learner(rank, world, device, config, scene)
-    learner.step(*learner.all_items())
+    learner.step(*learner.items())
     manifest = publish(
         learner.engine,
         WeightVersion(1),
@@ -213,13 +217,13 @@ def exported_and_adopted(
 ) -> tuple[list[dict[str, np.ndarray]], list[float]]:
     """Weights when exported, two steps later, when taken on again; losses of those steps and two more."""
     learner = Learner(rank, world, device, config, scene)
-    items = learner.all_items()
+    items = learner.items()
     learner.step(*items)
     weights = [learner.weights()]
     checkpoint.export_student(learner.engine, folder, config.student, rank=rank)
     losses = [learner.step(*items)["learner/loss"] for _ in range(2)]
     weights.append(learner.weights())
-    checkpoint.adopt(learner.engine, folder, rank=rank)
+    checkpoint.load_weights(learner.engine, folder, rank=rank)
     weights.append(learner.weights())
     losses += [learner.step(*items)["learner/loss"] for _ in range(2)]
     return weights, losses

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-FLOORS = ("common/", "actors/", "learner/", "deploy/")
+FOLDERS = ("common/", "actors/", "learner/", "deploy/")
 QUIETLY: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
 SITE = sysconfig.get_paths()["purelib"]
 
@@ -37,7 +37,7 @@ def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel: Path
     names = set(zipfile.ZipFile(wheel).namelist())
     ours = {name.removeprefix("minillm_ray/") for name in names if name.startswith("minillm_ray/")}
     assert ours == {
-        name for name in tracked if name.startswith(FLOORS) or name in {"__init__.py", "py.typed"}
+        name for name in tracked if name.startswith(FOLDERS) or name in {"__init__.py", "py.typed"}
     }
     rest = {name.split("/")[0] for name in names if not name.startswith("minillm_ray/")}
     assert rest == {f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
@@ -48,16 +48,16 @@ def test_the_wheel_carries_its_licence_and_both_entry_points(wheel: Path):
     info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
     entry_points = archive.read(f"{info}/entry_points.txt").decode()
-    assert "minillm = minillm_ray.deploy.cli:main" in entry_points
+    assert "minillm = minillm_ray.deploy.cli.main:main" in entry_points
     assert "[vllm.general_plugins]" in entry_points
     assert "License-Expression: Apache-2.0" in archive.read(f"{info}/METADATA").decode()
 
 
 def test_the_wheel_works_without_the_project_beside_it(wheel: Path, tmp_path: Path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    program = "import minillm_ray.deploy.cli as cli; print(cli.__file__); cli.app(['--version'])"
+    program = "import minillm_ray.deploy.cli.main as cli; print(cli.__file__); cli.app(['--version'])"
     output = bare("-c", program, path=(tmp_path, SITE))
-    assert output.splitlines()[0] == str(tmp_path / "minillm_ray/deploy/cli.py")
+    assert output.splitlines()[0] == str(tmp_path / "minillm_ray/deploy/cli/main.py")
     assert output.splitlines()[1].startswith("minillm-ray ")
 
 
@@ -78,7 +78,7 @@ def test_an_editable_install_follows_the_folder_whatever_its_name(copy: Path, tm
     assert (environment / "bin/minillm").exists()
 
 
-@pytest.mark.parametrize("floor", ["common", "actors", "learner", "deploy"])
-def test_an_uninstalled_folder_says_how_to_install_it(copy: Path, floor: str):
+@pytest.mark.parametrize("folder", ["common", "actors", "learner", "deploy"])
+def test_an_uninstalled_folder_says_how_to_install_it(copy: Path, folder: str):
     with pytest.raises(AssertionError, match=r"pip install \."):
-        bare("-c", f"import {floor}", path=(copy,))
+        bare("-c", f"import {folder}", path=(copy,))

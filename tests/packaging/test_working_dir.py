@@ -41,7 +41,7 @@ def test_a_bare_working_dir_says_how_to_deliver_the_package(ray_cluster: None, c
         """
         def ask():
             import os, subprocess, sys
-            asked = ("-c", "import minillm_ray"), ("-m", "deploy.cli", "check", "x"), ("-c", "import common")
+            asked = ("-c", "import minillm_ray"), ("-m", "deploy.cli.main", "x"), ("-c", "import common")
             bare = [sys.executable, "-S"]
             done = [subprocess.run([*bare, *each], capture_output=True, text=True) for each in asked]
             return {"files": os.listdir(), "said": [(each.returncode, each.stderr) for each in done]}
@@ -64,11 +64,11 @@ def test_py_modules_delivers_the_package(ray_cluster: None, wheel: Path, tmp_pat
         {"py_modules": [str(tmp_path / "minillm_ray")]},
         """
         def ask():
-            import minillm_ray.common.messages as messages
-            return messages.__file__
+            import minillm_ray.common.types as types
+            return types.__file__
         """,
         tmp_path.parent,
     )
-    assert file.endswith("/minillm_ray/common/messages.py")
+    assert file.endswith("/minillm_ray/common/types.py")
     assert not Path(file).is_relative_to(repo)
     assert not Path(file).is_relative_to(tmp_path)

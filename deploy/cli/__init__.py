@@ -1,0 +1,1 @@
+"""The command `minillm`, and what it shows."""

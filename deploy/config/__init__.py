@@ -1,0 +1,1 @@
+"""Run files and overrides in, checked settings out."""

@@ -1,0 +1,1 @@
+"""From files and hub data sets to prompts, given answers and blocks of text."""

@@ -1,0 +1,1 @@
+"""How well models answer: tasks, answers, statistics, results."""

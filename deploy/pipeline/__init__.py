@@ -1,0 +1,1 @@
+"""Several phases in one file, and answers generated as a data set."""

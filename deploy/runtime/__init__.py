@@ -1,0 +1,1 @@
+"""Reaching a Ray cluster, and the actors of a run on it."""

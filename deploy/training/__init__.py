@@ -1,0 +1,1 @@
+"""The driver of a training run, and all that it writes."""

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+from minillm_ray.common.errors import ConfigError, DataError
+from minillm_ray.deploy.training.metrics_log import drop_after, read_metrics
+from minillm_ray.deploy.training.run_dir import RunDir, RunState
+
+
+def checkpoint(folder: RunDir, step: int, keep: int = 2) -> None:
+    folder.checkpoint(step).mkdir(parents=True)
+    folder.complete_checkpoint(
+        RunState(step=step, version=step // 4, cursors={"prompts": {"taken": step}}), keep
+    )
+
+
+def test_a_state_comes_back_as_it_was_kept(tmp_path):
+    folder = RunDir(tmp_path)
+    checkpoint(folder, 16)
+    assert folder.newest_state() == RunState(step=16, version=4, cursors={"prompts": {"taken": 16}})
+
+
+def test_the_best_student_comes_back_as_it_was_at_the_checkpoint(tmp_path):
+    folder = RunDir(tmp_path)
+    folder.best.mkdir()
+    (folder.best / "model.safetensors").write_text("of step 8")
+    checkpoint(folder, 8)
+    (folder.best / "model.safetensors").write_text("of step 12, which the resumed run has not made")
+    folder.restore_best(8)
+    assert (folder.best / "model.safetensors").read_text() == "of step 8"
+
+
+def test_a_checkpoint_that_was_not_completed_is_not_resumed_from(tmp_path):
+    folder = RunDir(tmp_path)
+    checkpoint(folder, 16)
+    folder.checkpoint(32).mkdir(parents=True)
+    state = folder.newest_state()
+    assert state is not None
+    assert state.step == 16
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    folder = RunDir(tmp_path)
+    for step in (16, 32, 48):
+        checkpoint(folder, step)
+    assert [p.name for p in folder.checkpoints()] == ["step-000032", "step-000048"]
+
+
+def test_a_new_run_does_not_write_into_an_old_ones_folder(tmp_path):
+    folder = RunDir(tmp_path)
+    folder.refuse_to_overwrite()
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ConfigError, match="minillm resume"):
+        folder.refuse_to_overwrite()
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+    lines = [{"step": 8, "learner/loss": 1.0}, {"event": "dropped"}, {"step": 9, "learner/loss": 0.9}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drop_after(tmp_path, 8)
+    assert [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == lines[:2]
+
+
+def test_a_line_that_was_cut_off_is_no_line(tmp_path):
+    whole = json.dumps({"step": 8, "learner/loss": 1.0}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 9, "learner/lo')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [8]
+    drop_after(tmp_path, 9)
+    assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+
+@pytest.mark.parametrize("line", ['{"step": 9, "lear', "[1, 2]", '{"learner/loss": 1.0}', "\ufffd"])
+def test_a_damaged_line_is_named_with_a_way_out(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n' + line + '\n{"step": 10}\n')
+    with pytest.raises(DataError, match=r"metrics.jsonl, line 2, .* delete that line"):
+        read_metrics(tmp_path)
