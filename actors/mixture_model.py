@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import vllm_compat
 from .mixing import Mixture, Step
 from .shared_prefill import Requests, SharedPrefill
 
@@ -30,11 +31,10 @@ TEACHER = "teacher."
 @functools.cache
 def register() -> None:
     """Register the mixture model and its way of weight transfer with vLLM; builds nothing."""
-    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.model_executor.models import ModelRegistry
 
     ModelRegistry.register_model(ARCHITECTURE, TeacherMixedForCausalLM)
-    WeightTransferEngineFactory.register_engine(
+    vllm_compat.register_weight_transfer(
         WEIGHT_TRANSFER, "minillm_ray.actors.vllm_weights", "ObjectStoreEngine"
     )
 
@@ -68,11 +68,8 @@ class TeacherMixedForCausalLM(nn.Module):
         self.student = _network(vllm_config, prefix, "student", block["student"])
         self.teacher = None
         if block["teacher"] is not None:
-            from vllm.model_executor.model_loader import DefaultModelLoader
-
             self.teacher = _network(vllm_config, prefix, "teacher", block["teacher"])
-            source = DefaultModelLoader.Source(block["teacher"], revision=None, prefix=TEACHER)
-            self.secondary_weights = [source]
+            vllm_compat.load_also(self, block["teacher"], TEACHER)
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         """The student's embedding; vLLM asks every model for one."""
@@ -105,12 +102,8 @@ class TeacherMixedForCausalLM(nn.Module):
         Nothing changes for a network with layers that mix tokens in another way than attention does, or
         whose attention is not causal.
         """
-        from vllm.model_executor.layers.attention import Attention
-        from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
-        from vllm.v1.attention.backend import AttentionType
-
-        layers = [module for module in self.modules() if isinstance(module, AttentionLayerBase)]
-        if all(type(one) is Attention and one.attn_type == AttentionType.DECODER for one in layers):
+        layers = vllm_compat.plain_attention(self)
+        if layers is not None:
             self._prefill = SharedPrefill(layers, requests)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
@@ -166,12 +159,9 @@ class TeacherMixedForCausalLM(nn.Module):
         for tensor in (*self.teacher.parameters(), *self.teacher.buffers()):
             crc = zlib.crc32(_bytes(tensor), crc)
         visible = next(parameter for parameter in self.teacher.parameters() if parameter.numel())
-        for module in self.teacher.modules():
-            width = getattr(module, "input_size_per_partition", getattr(module, "embedding_dim", None))
-            apply = getattr(getattr(module, "quant_method", None), "apply", None)
-            if width is not None and apply is not None:
-                probe = torch.randn(8, width, generator=torch.Generator().manual_seed(0))
-                crc = zlib.crc32(_bytes(apply(module, probe.to(visible))), crc)
+        for width, apply in vllm_compat.layers_with_kernels(self.teacher):
+            probe = torch.randn(8, width, generator=torch.Generator().manual_seed(0))
+            crc = zlib.crc32(_bytes(apply(probe.to(visible))), crc)
         return crc
 
 
@@ -181,12 +171,5 @@ def _bytes(tensor: Tensor) -> Any:
 
 def _network(vllm_config: VllmConfig, prefix: str, role: str, path: str) -> Any:
     from transformers import AutoConfig
-    from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
 
-    config = AutoConfig.from_pretrained(path)
-    return init_vllm_registered_model(
-        vllm_config,
-        prefix=maybe_prefix(prefix, role),
-        hf_config=config,
-        architectures=config.architectures,
-    )
+    return vllm_compat.make_network(vllm_config, prefix, role, AutoConfig.from_pretrained(path))

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from vllm.v1.outputs import SamplerOutput
 
 from ..common.arrays import array_of
 from ..common.types import Floats, Ids
 from .mixing import draw
 from .mixture_model import TeacherMixedForCausalLM
+from .vllm_compat import SamplerOutput
 
 
 class MixtureSampler:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from ..common.config.run import EngineConfig, ModelConfig
@@ -18,16 +17,16 @@ from ..common.errors import ConfigError, ModelError
 from ..common.process import OPENMP, collector_paused
 from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion
 from ..common.weights import WeightManifest
+from . import vllm_compat
 from .sampler import Drawn, sample_numbers
 from .weight_prefetcher import Received
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.outputs import CompletionOutput, RequestOutput
-    from vllm.v1.engine.llm_engine import LLMEngine
 
     from .mixture_model import TeacherMixedForCausalLM
-    from .shared_prefill import Requests
+    from .vllm_compat import LLMEngine
 
 BLOCK_TOKENS = 32
 """Tokens of one cache block on CPUs. vLLM shares whole blocks of a prompt among its answers; its own
@@ -90,14 +89,14 @@ class VllmEngine:
             self._engine = _start(student, teacher, settings, vocabulary, max_tokens)
         from .mixture_sampler import MixtureSampler
 
-        runner = self._engine.model_executor.driver_worker.worker.model_runner
+        runner = vllm_compat.ModelRunner(self._engine)
         self.model: TeacherMixedForCausalLM = runner.model
-        self._sampler = MixtureSampler(self.model, lambda: runner.input_batch.req_ids)
-        runner.sampler = self._sampler
+        self._sampler = MixtureSampler(self.model, runner.request_ids)
+        runner.draw_with(self._sampler)
         if settings.enforce_eager:  # a compiled network's layers cannot be given other rows
-            self.model.share_prefill(lambda: _requests(runner))
+            self.model.share_prefill(runner.step_tokens)
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
-        _close_idle_groups()
+        vllm_compat.close_single_member_groups()
 
     def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Drawn]:
         """`spec.samples` answers to each prompt, prompt-major.
@@ -196,14 +195,6 @@ class VllmEngine:
         )
 
 
-def _requests(runner: Any) -> Requests:
-    """What vLLM's model runner is about to compute."""
-    batch = runner.input_batch
-    computed = batch.num_computed_tokens_cpu[: batch.num_reqs]
-    ends = computed + np.diff(runner.query_start_loc.np[: batch.num_reqs + 1])
-    return [tokens[:end] for tokens, end in zip(batch.token_ids_cpu, ends, strict=False)], computed
-
-
 def local_folder(model: ModelConfig) -> str:
     """The model's own folder, or the hub's files at `revision`, downloaded unless this machine has them.
 
@@ -253,11 +244,11 @@ def _check_lengths(models: list[str], max_tokens: int) -> None:
 def _start(
     student: str, teacher: str | None, settings: EngineConfig, vocabulary: int, max_tokens: int
 ) -> LLMEngine:
+    vllm_compat.check()
     from vllm import EngineArgs
     from vllm.config import CompilationConfig, CUDAGraphMode
     from vllm.config.weight_transfer import WeightTransferConfig
     from vllm.platforms import current_platform
-    from vllm.v1.engine.llm_engine import LLMEngine
 
     from .mixture_model import WEIGHT_TRANSFER, overrides, register
 
@@ -296,7 +287,7 @@ def _start(
         with warnings.catch_warnings():
             # vLLM inspects every loaded module, and deprecated names in there warn.
             warnings.simplefilter("ignore", FutureWarning)
-            return LLMEngine.from_engine_args(arguments)
+            return vllm_compat.LLMEngine.from_engine_args(arguments)
     except ValueError as error:
         if "cache" not in str(error):
             raise
@@ -304,21 +295,6 @@ def _start(
             f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
             f" tokens (or more than this machine has); vLLM says: {error}"
         ) from error
-
-
-def _close_idle_groups() -> None:
-    """Close the groups of processes that vLLM makes for every kind of parallelism, where each has one member.
-
-    A gloo group keeps a thread that polls a hundred times a second; a dozen of them take the cores from the
-    other processes of this machine. vLLM never uses a group of one member, and closing twice is allowed.
-    """
-    from vllm.distributed import parallel_state
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu() and parallel_state.get_world_group().world_size == 1:
-        for group in [reference() for reference in parallel_state._groups.values()]:
-            if group is not None:
-                group.destroy()
 
 
 def _drawn(

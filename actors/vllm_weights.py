@@ -8,22 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.model_loader.reload import (
-    finalize_layerwise_reload,
-    initialize_layerwise_reload,
-)
-from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
 from ..common.types import WeightVersion
 from ..common.weights import TensorForm, WeightBucket, WeightManifest, checksum
+from . import vllm_compat
+from .vllm_compat import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
 from .weight_prefetcher import Received
 
 Shapes = dict[str, tuple[int, ...]]
@@ -67,7 +64,7 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             )
         teacher: Any = self.model.teacher
         for head, embedding in self._tied + (_tied(teacher) if teacher is not None else []):
-            _follow(head, embedding)
+            vllm_compat.use_weights_of(head, embedding)
         self._begun = False
 
     def start_weight_update(self) -> None:
@@ -78,9 +75,9 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         manifest, received = update_info.manifest, update_info.received
         check_manifest(manifest, received, self._shapes)
         self._begun = True
-        _release_packed(self._student)
-        _load_vocabulary_in_place(self._student, followers=[head for head, _ in self._tied])
-        initialize_layerwise_reload(self._student)
+        vllm_compat.release_packed(self._student)
+        in_place = _vocabulary(self._student, followers=[head for head, _ in self._tied])
+        vllm_compat.begin_layerwise_reload(self._student, in_place)
         self._student.load_weights(tensors(manifest, received))
 
     def finish_weight_update(self) -> None:
@@ -88,9 +85,9 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if not self._begun:
             return
         self._begun = False
-        finalize_layerwise_reload(self._student, self.model_config)
+        vllm_compat.end_layerwise_reload(self._student, self.model_config)
         for head, embedding in self._tied:
-            _follow(head, embedding)
+            vllm_compat.use_weights_of(head, embedding)
 
     def shutdown(self) -> None:
         """No connection is held."""
@@ -160,37 +157,10 @@ def _tied(network: nn.Module) -> list[tuple[ParallelLMHead, VocabParallelEmbeddi
     return [(h, e) for h in heads for e in layers if e not in heads and h.weight is e.weight]
 
 
-def _follow(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
-    """Give a tied head its embedding's weights; the reload, to which none came for it, kept its old ones.
+def _vocabulary(student: nn.Module, followers: Sequence[nn.Module]) -> list[nn.Module]:
+    """Embeddings and heads, whose weights never change their form; heads that follow an embedding left out.
 
-    On CPUs vLLM packs the embedding as it packs the head, and would hold and make the same twice.
+    Such a head gets what the embedding has when a reload is over; before, it would be packed twice.
     """
-    head.weight = embedding.weight
-    packed = getattr(embedding, "cpu_linear", None)
-    if packed is None or getattr(head, "bias", None) is not None:
-        head.quant_method.process_weights_after_loading(head)
-    else:
-        head.cpu_linear = packed
-
-
-def _load_vocabulary_in_place(student: nn.Module, followers: Sequence[nn.Module]) -> None:
-    """Have the next layerwise reload write embeddings and heads in place, and only pack them again.
-
-    vLLM would fill a second tensor and copy that into the first, since a layer's weights may change their
-    form when they are processed; these never do. A layer that already counts what it has loaded is left
-    alone when a reload begins, and processed as it is when it ends; a head that follows an embedding must not
-    be, as that would pack the same twice.
-    """
-    for layer in student.modules():
-        if isinstance(layer, VocabParallelEmbedding) and layer not in followers:
-            get_layerwise_info(layer).load_numel_total = 0
-
-
-def _release_packed(student: nn.Module) -> None:
-    """Free what vLLM has packed for CPUs before it packs again, layer by layer.
-
-    The new weights then reuse that memory: no second model in memory, and hardly a new page.
-    """
-    for module in student.modules():
-        if hasattr(module, "cpu_linear"):
-            del module.cpu_linear
+    layers = [module for module in student.modules() if isinstance(module, VocabParallelEmbedding)]
+    return [layer for layer in layers if layer not in followers]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ONEDNN = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-)
+from . import torch_compat
+
+_ONEDNN = torch_compat.onednn_linear()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
 def _takes(x: Tensor, weight: Tensor) -> bool:
     return (
         _ONEDNN is not None
-        and torch.backends.mkldnn.enabled
+        and torch_compat.onednn_enabled()
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
@@ -55,7 +55,7 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     assert _ONEDNN is not None
-    return _ONEDNN(x, weight, bias, "none", [], "")
+    return _ONEDNN(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):

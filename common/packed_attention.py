@@ -8,7 +8,6 @@ between a model and the attention that the model had.
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import transformers_compat
 from .heads import final_hidden
 from .packing import Packed, pack
 
@@ -73,15 +73,15 @@ def enable_packing(model: PreTrainedModel, tolerance: float | None = None) -> in
     sequence may be longer than a window of attention, which would need a mask. Parameters must be whole, as
     for `heads.check_head`; dropout is off meanwhile.
     """
-    config, before = model.config, model.config._attn_implementation
+    config, before = model.config, transformers_compat.attention_kind(model.config)
     takes_places = "position_ids" in inspect.signature(model.base_model.forward).parameters
     if before not in (*WRAPPED, *map(_name, WRAPPED)) or not takes_places:
         return 0
     if before in WRAPPED:
-        config._attn_implementation = _register(before)
+        transformers_compat.set_attention_kind(config, _register(before))
     if _reads_as_if_alone(model, tolerance):
         return _window(config.get_text_config())
-    config._attn_implementation = before
+    transformers_compat.set_attention_kind(config, before)
     return 0
 
 
@@ -127,12 +127,8 @@ def _name(attention: str) -> str:
 
 
 def _register(attention: str) -> str:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
     name = _name(attention)
-    AttentionInterface.register(name, partial(_attend, attention))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[attention])
+    transformers_compat.register_attention(name, partial(_attend, attention), attention)
     return name
 
 
@@ -151,7 +147,7 @@ def _attend(
 
     query [1, heads, S, D], key and value alike; gives [1, S, heads, D].
     """
-    own = _own_attention(attention, module)
+    own = transformers_compat.own_attention(attention, module)
     if layout is None:
         return own(module, query, key, value, attention_mask, *rest, **more)
     slots = [states[0].transpose(0, 1) for states in (query, key, value)]
@@ -166,15 +162,6 @@ def _attend(
         found = own(module, *gathered, mask, *rest, **more)[0]
         parts.append(found.flatten(0, 1))
     return torch.cat(parts).index_select(0, layout.owners)[None], None
-
-
-def _own_attention(name: str, module: torch.nn.Module) -> Any:
-    """The function of this name for the module; eager ones are not registered but lie beside its class."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    if name == "eager":
-        return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[name]
 
 
 def _causal(size: int, like: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
-from ..common import onednn_linear
+from ..common import onednn_linear, torch_compat
 from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ModelError
 from ..common.heads import Head, check_head, read_head
 from ..common.packed_attention import enable_packing, read
+from . import deepspeed_compat
 from .batching import Batch
 from .engine import Result
 from .fused_loss import FusedLoss
@@ -58,8 +59,8 @@ def join(
     # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 gives up.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
     disable_progress_bar()
-    # Built with a C++ compiler at run time otherwise, gloo or not.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed_compat.check()
+    deepspeed_compat.do_without_kernel("deepspeed_shm_comm")  # would be compiled at run time, gloo or not
     backend, device = ("nccl", "cuda:0") if has_gpu else ("gloo", "cpu")
     store = dist.TCPStore(
         address,
@@ -112,7 +113,6 @@ class DeepSpeedEngine:
         import deepspeed
 
         self.device = device
-        self._zero = deepspeed.zero
         self.stage = learner.effective_zero_stage
         self.student_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
         self.student = load_student(model, learner, dropout=dropout)
@@ -123,9 +123,9 @@ class DeepSpeedEngine:
         self.max_packed_len = enable_packing(self.student)
         module = _Module(self.student, head)
         if self.stage == 3:
-            self._zero.register_external_parameter(module, head.weight)
-            if head.bias is not None:
-                self._zero.register_external_parameter(module, head.bias)
+            for parameter in (head.weight, head.bias):
+                if parameter is not None:
+                    deepspeed_compat.share_parameter(module, parameter)
         self._optimizer = _optimizer(self.student, learner.optimizer)
         self._norm, self._clip = 0.0, learner.max_grad_norm
         if self.stage == 0:
@@ -140,7 +140,7 @@ class DeepSpeedEngine:
         if self.stage == 0 and dist.get_world_size() == 1:
             # No other rank to add to; DeepSpeed would still copy every gradient into one tensor and back. Its
             # zeros for what had no gradient are made in `_clip_before_step`.
-            self._engine.enable_backward_allreduce = False
+            deepspeed_compat.keep_gradients_local(self._engine)
             _add_rows_in_place(self.student)
 
     def run(self, batch: Batch, use: Callable[[Tensor, Head], Result], *, train: bool) -> Result:
@@ -158,10 +158,7 @@ class DeepSpeedEngine:
     def step(self) -> float:
         """See TrainEngine."""
         self._engine.step()
-        if self.stage == 0:
-            return self._norm
-        norm = self._engine.get_global_grad_norm() if self._engine.was_step_applied() else None
-        return float("inf") if norm is None else float(norm)
+        return self._norm if self.stage == 0 else deepspeed_compat.gradient_norm(self._engine)
 
     def _clip_before_step(self, optimizer: Any, *_: Any) -> None:
         """At stage 0: clip, or leave the optimiser nothing to step with where the norm is not finite."""
@@ -173,8 +170,8 @@ class DeepSpeedEngine:
         self._norm = norm.item()
         if not torch.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
-        # The fused step divides by it as it reads: a pass over all gradients less than to scale them before.
-        optimizer.grad_scale = norm / self._clip if self._clip and self._norm > self._clip else None
+        too_long = self._clip and self._norm > self._clip
+        torch_compat.divide_gradients(optimizer, norm / self._clip if too_long else None)
 
     def rate(self) -> float:
         """See TrainEngine."""
@@ -194,7 +191,8 @@ class DeepSpeedEngine:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """See TrainEngine."""
-        return {name: tuple(_whole_shape(p)) for name, p in self.student.named_parameters()}
+        parameters = self.student.named_parameters()
+        return {name: deepspeed_compat.whole_shape(p, self.stage) for name, p in parameters}
 
     @contextmanager
     def gathered(self, names: Sequence[str], *, write: bool = False) -> Iterator[Mapping[str, Tensor]]:
@@ -202,7 +200,7 @@ class DeepSpeedEngine:
         parameters = dict(self.student.named_parameters())
         chosen = {name: parameters[name] for name in names}
         if self.stage == 3:
-            with self._zero.GatheredParameters(list(chosen.values()), modifier_rank=0 if write else None):
+            with deepspeed_compat.gathered(list(chosen.values()), write=write):
                 yield chosen
         else:
             yield chosen
@@ -213,7 +211,7 @@ class DeepSpeedEngine:
     def parameters_changed(self) -> None:
         """See TrainEngine; ZeRO holds copies of its own."""
         if self.stage:
-            self._engine.optimizer.refresh_fp32_params()
+            deepspeed_compat.take_over_weights(self._engine)
 
     def save(self, folder: Path) -> None:
         """See TrainEngine."""
@@ -349,8 +347,3 @@ def _settings(learner: LearnerConfig, stage: int, num_parameters: int) -> dict[s
         settings["bf16"] = {"enabled": True, "check_grad_overflow": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings
-
-
-def _whole_shape(parameter: torch.nn.Parameter) -> Sequence[int]:
-    """Under ZeRO-3 a parameter's own shape is that of nothing."""
-    return getattr(parameter, "ds_shape", parameter.shape)

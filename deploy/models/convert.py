@@ -57,7 +57,7 @@ def _convert_gguf(file: Path, out: Path) -> None:
     # The saved weights are plain: with the entry left in, readers would take them for packed ones.
     delattr(config, "quantization_config")
     config.architectures = [type(packed).__name__]
-    config._name_or_path = file.stem
+    config.name_or_path = file.stem
     model = type(packed)(config)
     model.load_state_dict(packed.state_dict())
     model.generation_config = packed.generation_config

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...common.config.run import ModelConfig
 from ...common.errors import Fault, InputError, ModelError, collect_error
 from ...common.process import collector_paused
+from ...common.transformers_compat import causal_lm_classes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -98,7 +99,7 @@ def _first(config: PretrainedConfig, *names: str) -> int | None:
 
 
 def _read_config(model: ModelConfig, key: str) -> PretrainedConfig:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     folder = Path(model.path)
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -118,10 +119,7 @@ def _read_config(model: ModelConfig, key: str) -> PretrainedConfig:
                 "give a local folder or a public name (models that bring their own code are refused)",
             )
         ) from error
-    known: Any = AutoModelForCausalLM._model_mapping  # type: ignore[attr-defined]
-    named = config.architectures or []
-    classes = known.get(type(config), None)
-    names = {c.__name__ for c in (classes if isinstance(classes, tuple) else (classes,)) if c is not None}
+    named, names = config.architectures or [], causal_lm_classes(config)
     if not names or config.is_encoder_decoder or (named and not names.intersection(named)):
         raise ModelError(
             Fault(

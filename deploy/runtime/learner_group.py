@@ -17,6 +17,7 @@ from ...common.types import AnswerMeasure, StepReport, WeightVersion
 from ...common.weights import WeightManifest
 from ...learner.sharding import Item, shard_batch, shard_step
 from ...learner.worker import LearnerActor
+from .ray_compat import call_inside
 
 GRACE_S = 10.0
 """After one rank failed: how long the others may take to report their own errors, before they are ended."""
@@ -115,7 +116,7 @@ class LearnerGroup:
 
     def peak_memory(self) -> dict[str, int]:
         """Most resident bytes of each rank so far, by name."""
-        calls = [rank.__ray_call__.remote(peak_resident) for rank in self._ranks]
+        calls = [call_inside(rank, peak_resident) for rank in self._ranks]
         return dict(zip(self._names, self._collect(calls), strict=True))
 
     def stop(self) -> None:

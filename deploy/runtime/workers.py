@@ -27,6 +27,7 @@ from ...common.weights import WeightManifest
 from .learner_group import LearnerGroup
 from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
 from .pool import Chunk, Pool, chunked, result_of
+from .ray_compat import call_inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -189,7 +190,7 @@ class WorkerGroup(ActorGroup):
     def peak_memory(self) -> dict[str, int]:
         """Most resident bytes of each process so far, this one included, by name."""
         names = ["writer", *(name for pool in self._pools for name in pool.names)]
-        held = ray.get([actor.__ray_call__.remote(peak_resident) for actor in self._actors()])
+        held = ray.get([call_inside(actor, peak_resident) for actor in self._actors()])
         return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
 
     def stop(self) -> None:

@@ -17,18 +17,16 @@ MAY_USE: dict[str, set[str]] = {
 # Which modules may import a heavy library at all: `folder/module`, or `folder/` for all of it.
 IMPORTERS: dict[str, set[str]] = {
     "vllm": {
-        "actors/cpu_kernels",
         "actors/mixture_model",
-        "actors/mixture_sampler",
+        "actors/vllm_compat",
         "actors/vllm_engine",
-        "actors/vllm_weights",
     },
     "deepspeed": {"learner/deepspeed_engine"},
     "ray": {"actors/workers", "learner/worker", "deploy/"},
 }
 
 MAX_LINES = 400
-MAX_MODULES = 15
+MAX_MODULES = 16
 """Of one folder, its __init__ not counted."""
 
 
