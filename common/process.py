@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -79,7 +78,7 @@ class ProcessFacts:
 
     @classmethod
     def gather(cls, name: str, *, node: str, start_s: float, libraries: Sequence[str] = ()) -> ProcessFacts:
-        """Of this process; torch is asked only where it was imported already."""
+        """Of this process, which has imported these libraries."""
         torch = sys.modules.get("torch")
         device = "cpu"
         if torch is not None and torch.cuda.is_available():
@@ -92,7 +91,7 @@ class ProcessFacts:
             threads=None if torch is None else torch.get_num_threads(),
             start_s=start_s,
             versions={"python": sys.version.split()[0]}
-            | {library: version(library) for library in libraries},
+            | {name: sys.modules[name].__version__ for name in libraries},
         )
 
 
