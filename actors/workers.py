@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from ..common.config.run import EngineConfig, ModelConfig, TeacherServerConfig
+from ..common.logs import EventLog, LogTarget, answer_ids, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
 from ..common.process import ProcessFacts, collector_paused
 from ..common.types import BatchSummary, Ids, Passage, Prompt, Rollout, SamplingSpec, Scored, WeightVersion
@@ -29,14 +31,18 @@ if TYPE_CHECKING:
     from .scorer import Scorer
 
 
+log = EventLog(__name__)
+
+
 class Worker:
-    """What all of them share: a name, and facts about their process."""
+    """What all of them share: a name, a log, and facts about their process."""
 
     libraries: tuple[str, ...] = ()
     """Those whose versions are among the facts."""
 
     def __init__(self, name: str):
         self._name = name
+        self._sees_run_dir = setup_logging(LogTarget.of_process(), name)
 
     def __repr__(self) -> str:
         return self._name
@@ -45,12 +51,16 @@ class Worker:
         """Load what this worker works with; facts for the log. Raises ModelError or ConfigError."""
         start = time.perf_counter()
         self._load()
-        return ProcessFacts.gather(
+        quiet_libraries()
+        facts = ProcessFacts.gather(
             self._name,
             node=ray.util.get_node_ip_address(),
             start_s=time.perf_counter() - start,
+            sees_run_dir=self._sees_run_dir,
             libraries=self.libraries,
         )
+        log.event("ready", facts=asdict(facts))
+        return facts
 
     def _load(self) -> None:
         """Whatever takes time."""
@@ -94,7 +104,11 @@ class RolloutActor(Worker):
         self, prompts: Sequence[Prompt], spec: SamplingSpec
     ) -> tuple[list[Rollout] | list[Scored], BatchSummary]:
         """See Sampler.generate."""
-        return self._sampler.generate(prompts, spec)
+        answers, summary = self._sampler.generate(prompts, spec)
+        _log_batch("drew", summary, version=self._sampler.version)
+        for drop in summary.dropped:
+            log.event("dropped", ids=[drop.prompt_id], reason=drop.reason, detail=drop.detail)
+        return answers, summary
 
     def prefetch(self, version: WeightVersion, refs: Sequence[Any]) -> None:
         """See Sampler.prefetch."""
@@ -102,7 +116,9 @@ class RolloutActor(Worker):
 
     def load(self, manifest: WeightManifest) -> tuple[int, float]:
         """See Sampler.load."""
-        return self._sampler.load(manifest)
+        version, seconds = self._sampler.load(manifest)
+        log.event("weights loaded", version=version, seconds=round(seconds, 3))
+        return version, seconds
 
     def swap_model(self, student: ModelConfig) -> None:
         """See VllmEngine.swap_model."""
@@ -160,9 +176,11 @@ class TeacherActor(Worker):
     ) -> tuple[list[Scored], BatchSummary]:
         """See Scorer.score; what another one has scored is scored again."""
         plain = [one.passage if isinstance(one, Scored) else one for one in passages]
-        return self._scorer.score(
+        scored, summary = self._scorer.score(
             plain, temperature=temperature, with_hidden=with_hidden, with_logprobs=with_logprobs
         )
+        _log_batch("scored", summary)
+        return scored, summary
 
 
 @ray.remote(max_restarts=0)  # others take over its work; nothing but time is lost with it
@@ -201,7 +219,9 @@ class MeasurerActor(Worker):
         self, passages: Sequence[Passage], compare: bool
     ) -> tuple[list[PassageMeasure], BatchSummary]:
         """See Measurer.measure."""
-        return self._measurer.measure(passages, compare=compare)
+        measured, summary = self._measurer.measure(passages, compare=compare)
+        _log_batch("measured", summary)
+        return measured, summary
 
     def choose(
         self, prompts: Sequence[Prompt], labels: Sequence[Ids]
@@ -231,7 +251,11 @@ class TextSinkActor(Worker):
 
     def write_set(self, file: Path, number: int, version: int, *chunks: Sequence[Scored]) -> Metrics:
         """See TextSink.write_set."""
-        return self._sink.write_set(file, number, _joined(chunks), version)
+        scored = _joined(chunks)
+        metrics = self._sink.write_set(file, number, scored, version)
+        summary = BatchSummary.of([one.passage for one in scored])
+        log.event("wrote", file=file.name, set=number, ids=_ids_of(summary))
+        return metrics
 
     def write_answers(
         self,
@@ -263,6 +287,15 @@ def _set_threads(threads: int | None) -> None:
 
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def _ids_of(summary: BatchSummary) -> list[str]:
+    return answer_ids(summary.prompt_ids, summary.samples)
+
+
+def _log_batch(event: str, summary: BatchSummary, **fields: Any) -> None:
+    tokens, seconds = sum(summary.answer_tokens), round(summary.seconds, 3)
+    log.event(event, ids=_ids_of(summary), tokens=tokens, seconds=seconds, **fields)
 
 
 def _joined(chunks: Sequence[Sequence[Any]]) -> list[Any]:

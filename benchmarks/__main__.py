@@ -164,7 +164,9 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="*", choices=[*WHAT, []], help="by default all")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/bench"), help="models, environments and runs")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("runs/bench"), help="models, environments and runs"
+    )
     parser.add_argument("--cells", nargs="+", choices=tuple(CELLS), default=list(CELLS))
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--ranks", type=int, default=1, help="learner ranks of ours; they share the cores")

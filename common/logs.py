@@ -24,7 +24,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +41,8 @@ SECRET_NAMES = re.compile("TOKEN|SECRET|PASSWORD|API_KEY", re.IGNORECASE)
 SHORTEST_SECRET = 8
 """Shorter values of such variables are words like `false` (TOKENIZERS_PARALLELISM), not secrets."""
 _MARKER = ".driver-"
+ENVIRONMENT = "MINILLM_LOG_TARGET"
+"""Variable of a worker's environment that holds its target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,16 @@ class LogTarget:
     token: str
     """In the name of the marker file, so that no folder of another run or machine is taken for this one."""
     level: LogLevel = "info"
+
+    @classmethod
+    def of_process(cls) -> LogTarget | None:
+        """What the driver has put into this process's environment; None where nothing was said."""
+        told = os.environ.get(ENVIRONMENT)
+        return None if told is None else cls(**json.loads(told))
+
+    def environment(self) -> dict[str, str]:
+        """The variable by which `of_process` finds it in a worker."""
+        return {ENVIRONMENT: json.dumps(asdict(self))}
 
     @property
     def marker(self) -> Path:
@@ -304,15 +316,17 @@ def set_defaults(*, level: LogLevel, owns_process: bool) -> None:
 
 @contextmanager
 def driver_logs(output_dir: Path) -> Iterator[LogTarget]:
-    """The driver logs into `output_dir`/logs for the length of the block; the target is for its workers."""
+    """The driver, and workers that it starts, log into `output_dir`/logs for the length of the block."""
     target = start_run_logs(output_dir, _defaults.level)
     setup_logging(target, "driver", owns_process=_defaults.owns_process)
+    os.environ.update(target.environment())
     try:
         yield target
     except BaseException as error:
         EventLog(__name__).failure("run failed", error)
         raise
     finally:
+        os.environ.pop(ENVIRONMENT, None)
         reset_logging()
 
 

@@ -1,9 +1,9 @@
 """Token sequences as one forward pass: what begins alike is read once, and no slot is empty.
 
 Sequences that begin alike (a chat template, the answers to one prompt) share the slots of what they have in
-common, and each goes on in slots of its own: a row is a forest of shared beginnings. `position_ids` count every
-token from the start of its own sequence, and attention gathers each sequence's own slots (`groups`), so a
-causal model makes of each token what it makes of it in a row of its own.
+common, and each goes on in slots of its own: a row is a forest of shared beginnings. `position_ids` count
+every token from the start of its own sequence, and attention gathers each sequence's own slots (`groups`),
+so a causal model makes of each token what it makes of it in a row of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Packed:
 
 
 def pack(sequences: Sequence[Tokens], *, max_packed_len: int) -> Packed:
-    """Lay sequences out, in one shared row if none is longer than `max_packed_len` and that takes fewer slots.
+    """Lay sequences out; in one shared row where that is shorter and none is longer than `max_packed_len`.
 
     None at all are an empty slot.
     """

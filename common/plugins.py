@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from .errors import ConfigError
+from .errors import ConfigError, Fault
 
 Kind = Literal["divergences", "metrics_sinks", "data_readers"]
 GROUP = "minillm_ray"
@@ -45,13 +45,21 @@ def find_plugin(kind: Kind, name: str, modules: Sequence[str] = ()) -> Any:
                 return entry.load()
             except (ImportError, AttributeError) as fault:
                 raise ConfigError(
-                    f"{kind} = {name} is offered by {entry.value}, which cannot be imported: {fault}; install"
-                    " what it needs"
+                    Fault(
+                        kind,
+                        name,
+                        f"is offered by {entry.value}, which cannot be imported: {fault}",
+                        "install what it needs",
+                    )
                 ) from fault
     known = ", ".join(plugin_names(kind, modules)) or "none"
     raise ConfigError(
-        f"{kind} = {name} is unknown; plugins offer {known}: install the package that has it, or name its"
-        " module in plugins"
+        Fault(
+            kind,
+            name,
+            f"is unknown; plugins offer {known}",
+            "install the package that has it, or name its module in plugins",
+        )
     )
 
 
@@ -60,13 +68,21 @@ def _of_module(kind: Kind, name: str) -> Mapping[str, Any]:
         module = import_module(name)
     except ImportError as fault:
         raise ConfigError(
-            f"plugins = {name} cannot be imported: {fault}; install it where the run works, or put its folder"
-            " on PYTHONPATH there"
+            Fault(
+                "plugins",
+                name,
+                f"cannot be imported: {fault}",
+                "install it where the run works, or put its folder on PYTHONPATH there",
+            )
         ) from fault
     offered = getattr(module, kind, {})
     if not isinstance(offered, Mapping):
         raise ConfigError(
-            f"plugins = {name}: its {kind} is a {type(offered).__name__}; expected a mapping from names"
-            " to objects"
+            Fault(
+                "plugins",
+                name,
+                f"has {kind} of type {type(offered).__name__}",
+                "expected a mapping from names to objects",
+            )
         )
     return offered

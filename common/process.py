@@ -73,11 +73,15 @@ class ProcessFacts:
     """Of torch; None in a process that does not use it."""
     start_s: float
     """Seconds that it took to become ready."""
+    sees_run_dir: bool
+    """Whether it sees the driver's run directory, and logs there."""
     versions: dict[str, str]
     """Of Python, and of the libraries that it computes with."""
 
     @classmethod
-    def gather(cls, name: str, *, node: str, start_s: float, libraries: Sequence[str] = ()) -> ProcessFacts:
+    def gather(
+        cls, name: str, *, node: str, start_s: float, sees_run_dir: bool, libraries: Sequence[str] = ()
+    ) -> ProcessFacts:
         """Of this process, which has imported these libraries."""
         torch = sys.modules.get("torch")
         device = "cpu"
@@ -90,6 +94,7 @@ class ProcessFacts:
             device=device,
             threads=None if torch is None else torch.get_num_threads(),
             start_s=start_s,
+            sees_run_dir=sees_run_dir,
             versions={"python": sys.version.split()[0]}
             | {name: sys.modules[name].__version__ for name in libraries},
         )

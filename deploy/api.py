@@ -18,14 +18,15 @@ from typing import Any
 from rich.console import Console
 
 from ..common.config.eval import EvalConfig
+from ..common.config.generate import Author
 from ..common.config.run import RunConfig
 from .config.loader import load_eval
-from .config.presets import Author, Tuned, as_generation, as_sft
-from .config.values import run_config
+from .config.presets import Tuned, as_sft
+from .config.values import RunSettings, generate_config, run_config
 from .data.given import Data, write_data
 from .evaluation.runner import Evaluation
 from .evaluation.runner import evaluate as run_evaluation
-from .pipeline.generate import Generated, Generation
+from .pipeline.generate import Generated
 from .pipeline.generate import generate as run_generation
 from .pipeline.resume import Resumed, resume_any
 from .preflight.check import Plan, check_run
@@ -34,7 +35,7 @@ from .reporting.compare import compare as put_side_by_side
 from .training.callbacks import STOP, Callback, TrainState
 from .training.driver import Result
 from .training.launch import start_run
-from .training.run_dir import RunFolder
+from .training.run_dir import RunDir
 
 __all__ = [
     "STOP",
@@ -54,8 +55,6 @@ __all__ = [
     "train",
 ]
 
-RunSettings = RunConfig | Mapping[str, Any] | Path | str
-"""A run's settings: checked, or as a mapping, or a YAML file."""
 EvalSettings = EvalConfig | Mapping[str, Any] | Path | str
 
 
@@ -108,11 +107,10 @@ def generate(
 ) -> Generated:
     """Have the teacher (or the student) answer data.train; answers.jsonl in `output_dir` is a data set."""
     folder = Path(output_dir).expanduser().resolve()
-    checked = run_config(config, as_generation(by), data=data, output_dir=folder)
+    checked = generate_config(config, by=by, keep_cut=keep_cut, output_dir=folder, data=data)
     if data is not None:
         write_data(data, folder)
-    asked = Generation(config=checked, by=by, keep_cut=keep_cut)
-    return run_generation(asked, _console(progress))
+    return run_generation(checked, _console(progress))
 
 
 def evaluate(config: EvalSettings, *, progress: bool = True) -> Evaluation:
@@ -141,7 +139,7 @@ def check(config: RunSettings) -> Plan:
 
 def _start(config: RunConfig, data: Data | None, callbacks: Sequence[object], progress: bool) -> Result:
     if data is not None:
-        RunFolder(config.output_dir).refuse_to_overwrite()
+        RunDir(config.output_dir).refuse_to_overwrite()
         write_data(data, config.output_dir)
     return start_run(config, _console(progress), callbacks)
 

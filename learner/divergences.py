@@ -15,6 +15,7 @@ out of it and is left away. Both inputs are overwritten.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ import torch
 from torch import Tensor
 
 from ..common import divergence as exact
-from ..common.config.objective import ObjectiveConfig
+from ..common.config.objective import DIVERGENCES, ObjectiveConfig
 from ..common.divergence import row_dot
+from ..common.plugins import find_plugin
 
 GradFn = Callable[[Tensor, Tensor], Tensor]
 """(d loss/d divergence [n, 1], d loss/d log q of the drawn token [n, 1]) to d loss/dz [n, V], still without
@@ -42,13 +44,21 @@ class Divergence:
     walk: DivergenceFn
 
 
-def divergence_of(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence:
-    """The divergence that `kd` minimises. `hard` bool [N]: which tokens are, for atkd alone."""
+def divergence_of(
+    settings: ObjectiveConfig, hard: Tensor | None = None, plugins: tuple[str, ...] = ()
+) -> Divergence:
+    """The divergence that `kd` minimises, ours or a plugin's.
+
+    `hard` bool [N]: which tokens are, for atkd alone. `plugins`: modules that may offer one. Raises
+    ConfigError for a name that nobody offers.
+    """
     name = settings.divergence
     if name == "atkd":
         if hard is None:
             raise ValueError("atkd needs to know which tokens are hard")
         return Divergence(name, partial(_atkd, hard))
+    if name not in DIVERGENCES:
+        return Divergence(name, _plugin(name, plugins))
     walks: dict[str, DivergenceFn] = {
         "forward_kl": _forward_kl,
         "reverse_kl": _reverse_kl,
@@ -60,6 +70,31 @@ def divergence_of(settings: ObjectiveConfig, hard: Tensor | None = None) -> Dive
         "akl": partial(_akl, settings.akl_mass),
     }
     return Divergence(name, walks[name])
+
+
+@functools.cache
+def _plugin(name: str, modules: tuple[str, ...]) -> DivergenceFn:
+    return find_plugin("divergences", name, modules)
+
+
+def by_autograd(value: Callable[[Tensor, Tensor], Tensor]) -> DivergenceFn:
+    """A divergence from its value alone: log q and log p [n, V] to values [n], written with torch.
+
+    For plugins that have no gradient in closed form. Takes three more tensors [n, V] of memory than one that
+    has, and about twice its time.
+    """
+
+    def divergence(log_q: Tensor, log_p: Tensor, ids: Tensor, tokens: slice) -> tuple[Tensor, GradFn]:
+        with torch.enable_grad():
+            logits = log_q.detach().clone().requires_grad_()  # log q is one set of logits of q
+            values = value(torch.log_softmax(logits, -1), log_p)
+            (slope,) = torch.autograd.grad(values.sum(), logits)
+        q = log_q.exp_()
+        return values.detach(), lambda by_value, by_logprob: slope.mul_(by_value).addcmul_(
+            q, by_logprob, value=-1.0
+        )
+
+    return divergence
 
 
 @dataclass(frozen=True)

@@ -150,13 +150,7 @@ def token_constants(
 
 def _refuse_inexact(settings: ObjectiveConfig) -> None:
     """Per-decision weights are exact for sums of rewards alone: nothing normalised, whitened or clipped."""
-    faults = settings.faults()
-    if "per_decision" in (settings.importance_weight, settings.single_step_weight) and settings.whiten:
-        faults.append(
-            "objective.whiten = true contradicts per_decision weights, which are exact only without "
-            "it; set objective.whiten=false or per_token weights"
-        )
-    if faults:
+    if faults := settings.faults():
         raise ConfigError(*faults, source="objective")
 
 
@@ -269,13 +263,15 @@ def text_loss(settings: ObjectiveConfig) -> TokenLoss:
     return lambda divergence, logprob, tokens: (fraction * divergence - (1 - fraction) * logprob, {})
 
 
-def answer_divergence(settings: ObjectiveConfig, hard: Tensor | None = None) -> Divergence | None:
+def answer_divergence(
+    settings: ObjectiveConfig, hard: Tensor | None = None, plugins: tuple[str, ...] = ()
+) -> Divergence | None:
     """Which full-vocabulary divergence the answers' loss reads; None: it needs no teacher head.
 
-    `hard` bool [N]: which tokens are hard, for `kd` by atkd only.
+    `hard` bool [N]: which tokens are hard, for `kd` by atkd only. `plugins`: modules that may offer one.
     """
     if settings.kind == "kd":
-        return divergence_of(settings, hard)
+        return divergence_of(settings, hard, plugins)
     return REVERSE_KL if settings.kind == "minillm" and settings.single_step else None
 
 

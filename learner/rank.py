@@ -15,10 +15,12 @@ import torch
 from ..common.arrays import tensor_of
 from ..common.config.run import RunConfig
 from ..common.heads import Head
+from ..common.logs import EventLog, answer_ids
 from ..common.metrics import Metrics
-from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion
+from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion, sample_of
 from ..common.weights import WeightManifest
 from . import checkpoint
+from .batching import passage_of
 from .deepspeed_engine import DeepSpeedEngine, join
 from .measure import measure
 from .publish import Put, publish
@@ -26,6 +28,7 @@ from .sharding import Item, RankBatch, RankItems
 from .step import StepRules, StepRunner
 
 MIB = 1 << 20
+log = EventLog(__name__)
 Fetch = Callable[[list[Any]], list[list[Scored | Passage]]]
 """The chunks behind references, in their order."""
 
@@ -53,7 +56,7 @@ class Chunks:
 
 
 def _chunks_of(rank_items: RankItems) -> list[Any]:
-    return list(dict.fromkeys(item.chunk for run in rank_items.micro_batches for item in run))
+    return list(dict.fromkeys(item.chunk for item in rank_items.items))
 
 
 def head_of(arrays: Mapping[str, Any], vocabulary: int, device: torch.device) -> Head:
@@ -79,7 +82,7 @@ class Rank:
         rank: int, world: int, address: str, port: int, listen_socket: socket.socket | None,
     ):  # fmt: skip
         self._config, self._vocabulary, self._fetch = config, vocabulary, fetch
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._steps = rank, world, 0
         self._teacher: Head | None = None
         self._chunks = Chunks(fetch)
         device = join(rank, world, address, port, listen_socket)
@@ -95,6 +98,7 @@ class Rank:
                 max_new_tokens=config.rollout.max_new_tokens,
                 chunk_tokens=config.learner.head_chunk,
                 cached_positions=config.kept_positions(vocabulary),
+                plugins=config.plugins,
             ),
         )
 
@@ -111,9 +115,14 @@ class Rank:
         self._chunks.fetch(rank_batch.answers)
         self._chunks.fetch(rank_batch.texts)
         try:
-            return self._runner.step(rank_batch, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
+            metrics = self._runner.step(rank_batch, self._chunks.load, fresh=fresh, first_epoch=first_epoch)
         finally:
             self._chunks.release(rank_batch.texts)  # used once
+        self._steps += 1
+        passages = [passage_of(self._chunks.load(item)) for item in rank_batch.answers.items]
+        ids = answer_ids([p.prompt_id for p in passages], map(sample_of, passages))
+        log.event("trained", step=self._steps, ids=ids, first_epoch=first_epoch)
+        return metrics
 
     def release(self) -> None:
         """Drop the references to the set of answers, so that the object store has room for the next one."""
@@ -150,7 +159,9 @@ class Rank:
     def restore(self, folder: str) -> int:
         """See checkpoint.restore."""
         self.release()
-        return checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
+        self._steps = checkpoint.restore(self._engine, Path(folder), rank=self._rank, world=self._world)
+        log.event("restored", step=self._steps)
+        return self._steps
 
     def export(self, folder: str) -> None:
         """See checkpoint.export_student."""

@@ -51,6 +51,11 @@ class RankItems:
     totals: Totals
     """Of all ranks together."""
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All of them, micro-batch after micro-batch."""
+        return tuple(item for micro_batch in self.micro_batches for item in micro_batch)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankBatch:

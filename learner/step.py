@@ -56,6 +56,8 @@ class StepRules:
     """Answer positions for which logits exist at a time."""
     cached_positions: int = 0
     """Answer positions of a set for which the teacher's log-probs are cached until `release`."""
+    plugins: tuple[str, ...] = ()
+    """Modules that may offer the divergence."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -162,7 +164,7 @@ class StepRunner:
             given = [doubts(sample) for sample in samples] or [torch.zeros(0)]
             hard = facts.split.hard(torch.cat(given)).to(self._engine.device)
             weights = facts.split.weights(hard, objective.atkd_easy_weight)
-        divergence = answer_divergence(objective, hard)
+        divergence = answer_divergence(objective, hard, self._rules.plugins)
         if not self._is_minillm:
             loss = answer_loss(objective, weights=weights)
         else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from ..common.config.run import RunConfig
+from ..common.logs import EventLog, LogTarget, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
 from ..common.process import ProcessFacts, collector_paused
 from ..common.types import AnswerMeasure, WeightVersion
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from .sharding import RankBatch, RankItems
 
 
+log = EventLog(__name__)
+
+
 @ray.remote(max_restarts=0)  # a rank that starts anew has none of what the others remember
 class LearnerActor:
     """A thin shell around `Rank`. All ranks get the same calls in the same order."""
@@ -28,6 +33,7 @@ class LearnerActor:
         self._name, self._number, self._world = name, rank, world
         self._config, self._vocabulary = config, vocabulary
         self._listen_socket: socket.socket | None = None
+        self._sees_run_dir = setup_logging(LogTarget.of_process(), name)
 
     def listen(self) -> tuple[str, int]:
         """Address and port where this rank listens from now on, for the rendezvous of all ranks."""
@@ -55,12 +61,16 @@ class LearnerActor:
             port=port,
             listen_socket=self._listen_socket,
         )
-        return ProcessFacts.gather(
+        quiet_libraries()
+        facts = ProcessFacts.gather(
             self._name,
             node=ray.util.get_node_ip_address(),
             start_s=time.perf_counter() - start,
+            sees_run_dir=self._sees_run_dir,
             libraries=("torch", "transformers", "deepspeed"),
         )
+        log.event("ready", facts=asdict(facts))
+        return facts
 
     def set_teacher_head(self, arrays: Mapping[str, Any]) -> None:
         """See Rank.set_teacher_head."""

@@ -60,7 +60,10 @@ def main() -> None:
         "seconds_of_this_call": round(time.monotonic() - began), "pairs": found,
     }  # fmt: skip
     (args.output_dir / "pilot.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    console.print(f"results: {args.output_dir / 'pilot.json'}; pictures: {args.output_dir}/*/eval/plots", highlight=False)
+    console.print(
+        f"results: {args.output_dir / 'pilot.json'}; pictures: {args.output_dir}/*/eval/plots",
+        highlight=False,
+    )
 
 
 def _tiny_models(args: argparse.Namespace, data: Path, console: Console) -> Path:

@@ -2,9 +2,9 @@
 
 All have the same models, prompts, batch, optimiser and threads. `ours_minillm` is the paper's method with the
 reference's preset, whose whitening centres the advantages: without it a student as small as this one learns
-more slowly (docs/development/lab-notes/log.md). It has no language-model term, since the others have none. `ours_fresh` lowers
-what TRL's DistillationTrainer lowers, in the same way: the exact reverse KL, on answers drawn by the newest
-weights, each trained on once.
+more slowly (docs/development/lab-notes/log.md). It has no language-model term, since the others have none.
+`ours_fresh` lowers what TRL's DistillationTrainer lowers, in the same way: the exact reverse KL, on answers
+drawn by the newest weights, each trained on once.
 """
 
 from __future__ import annotations

@@ -19,3 +19,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+METRICS_SINKS = ("tensorboard", "ray")
+"""Where metrics can go beside metrics.jsonl without a plugin."""

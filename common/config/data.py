@@ -1,12 +1,17 @@
-"""The sections of a run that say where prompts, answers and plain text come from."""
+"""Where prompts, answers and plain text come from, and how records become prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..errors import Fault
 from .base import Count, Section
+
+Template = Literal["alpaca", "chat", "plain"]
 
 
 class PromptData(Section):
@@ -37,12 +42,12 @@ class DataConfig(Section):
     """The data sets of a run and how records become prompts."""
 
     train: PromptData | None = None
-    """Prompts to answer, or given answers. null = `text` alone is learned (objective.kind = sft)."""
+    """Prompts to answer, or given answers. null = learn from `text` only (objective.kind = sft)."""
     validation: PromptData | None = None
     """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
     test: PromptData | None = None
     """Measured before and after the run, never used to choose anything."""
-    template: Literal["alpaca", "chat", "plain"] = "chat"
+    template: Template = "chat"
     """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
     one user turn; plain = the bare text. The latter two put the input on the next line."""
     system_prompt: str | None = None
@@ -53,8 +58,51 @@ class DataConfig(Section):
     """Draw training prompts in a seeded random order, newly shuffled at each pass."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSettings:
+    """How records become prompts, wherever that was set: in a run, a generation or an evaluation."""
+
+    template: Template
+    system_prompt: str | None
+    max_prompt_tokens: int
+    section: str = ""
+    """The section that holds these settings, with its dot; messages name them in full."""
+
+    def key(self, name: str) -> str:
+        """The full name of one of these settings."""
+        return f"{self.section}{name}"
+
+    def faults(self, sources: Mapping[str, PromptData | None]) -> list[Fault]:
+        """What the template cannot express; `sources` are the data sets by the setting that names each."""
+        if self.template == "chat":
+            return []
+        key, way_out = self.key("template"), f"set {self.key('template')}=chat"
+        found = [
+            Fault(
+                f"{name}.messages",
+                source.messages,
+                f"needs a chat template, and {key} = {self.template}",
+                f"{way_out}, or name instruction and output columns",
+                also=(key,),
+            )
+            for name, source in sources.items()
+            if source is not None and source.messages is not None
+        ]
+        if self.system_prompt is not None:
+            found.append(
+                Fault(
+                    self.key("system_prompt"),
+                    self.system_prompt,
+                    f"has no place in {key} = {self.template}",
+                    f"{way_out} or remove it",
+                    also=(key,),
+                )
+            )
+        return found
+
+
 class TextConfig(Section):
-    """Plain text: for the language-model term (D_PT of the paper), or to learn from alone."""
+    """Plain text: for the language-model term (D_PT of the paper), or all that is learned from."""
 
     path: str
     """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
@@ -71,4 +119,4 @@ class TextConfig(Section):
     batch_size: Count | None = None
     """Blocks mixed into each optimiser step; null = as many as answers."""
     validation_blocks: Annotated[int, Field(ge=0)] = 0
-    """Where text alone is learned: blocks, evenly spread, that are held out; their loss chooses the best."""
+    """Where only text is learned: number of evenly spread blocks held out; their loss chooses the best."""

@@ -1,4 +1,4 @@
-"""What an evaluation is: which models, which data, which figures. Loads no torch, ray or vllm."""
+"""The settings of an evaluation: which models, which data, which metrics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ..errors import ABSENT, Fault
 from .base import Count, Section
-from .data import DataConfig, PromptData
-from .objective import ObjectiveConfig
-from .run import ClusterConfig, EngineConfig, ModelConfig, RolloutConfig, RunConfig, TeacherServerConfig
+from .data import PromptData, PromptSettings, Template
+from .run import ClusterConfig, EngineConfig, ModelConfig, TeacherServerConfig
 
 METRICS: dict[str, str] = {
     "rouge_l": "ROUGE-L F-measure with stemming, best reference, x 100; by length too",
@@ -39,14 +39,14 @@ def _named(value: Any) -> Any:
 
 
 class EvalModel(ModelConfig):
-    """One model to look at; in a list, a bare path will do."""
+    """One model to evaluate; in a list, its path is enough."""
 
     name: str = ""
     """What tables call it; empty = its path as written."""
 
 
 class EvalData(PromptData):
-    """One data set to answer; in a list, a bare path will do."""
+    """One data set to answer; in a list, its path is enough."""
 
     name: str = ""
     """What tables call it; empty = the file's name without its ending."""
@@ -72,10 +72,10 @@ class EvalConfig(Section):
     data: Annotated[tuple[Data, ...], Field(min_length=1)]
     """Files, folders or hub data sets."""
     metrics: tuple[str, ...] | None = None
-    """Which figures; null = all that models and data allow."""
+    """Which metrics; null = all that models and data allow."""
     num_seeds: Count = 5
-    """Answers to each prompt, each by a seed of its own: 10, 20, 30 ... as in the paper."""
-    template: Literal["alpaca", "chat", "plain"] = "chat"
+    """Answers to each prompt, each with another seed: 10, 20, 30 ... as in the paper."""
+    template: Template = "chat"
     """As data.template of a run."""
     system_prompt: str | None = None
     """First message of a chat, where a record does not bring its own."""
@@ -85,7 +85,7 @@ class EvalConfig(Section):
     """Given answers longer than this are left out of lm_loss, with a message."""
     ended: Literal["left_out", "as_zero"] = "left_out"
     """How answers that have ended count in exposure bias at greater lengths: left out of the mean, or as 0
-    (the authors' code, which flattens the curve of a model that answers shortly)."""
+    (as in the authors' code, which flattens the curve of a model with short answers)."""
     engine: EngineConfig = EngineConfig()
     teacher_server: TeacherServerConfig = TeacherServerConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -103,22 +103,58 @@ class EvalConfig(Section):
             return False
         return self.metrics is None or metric in self.metrics
 
-    def faults(self) -> list[str]:
-        """What is wrong only together, each with key, value and way out."""
+    @property
+    def prompts(self) -> PromptSettings:
+        """How records become prompts."""
+        return PromptSettings(
+            template=self.template,
+            system_prompt=self.system_prompt,
+            max_prompt_tokens=self.max_prompt_tokens,
+        )
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        return self.max_prompt_tokens + self.engine.max_new_tokens
+
+    @property
+    def samples_answers(self) -> bool:
+        """Whether any metric that is asked for is taken from sampled answers."""
+        return any(self.wants(metric) for metric in NEED_ANSWERS)
+
+    def compares(self, model: ModelConfig) -> bool:
+        """Whether metrics that need the teacher are taken of this model: not of the teacher itself."""
+        if self.teacher is None or (model.path, model.revision) == (self.teacher.path, self.teacher.revision):
+            return False
+        return any(self.wants(metric) for metric in NEED_TEACHER)
+
+    def resolved(self) -> EvalConfig:
+        """The same evaluation with an absolute folder."""
+        return self.model_copy(update={"output_dir": self.output_dir.expanduser().resolve()})
+
+    def faults(self) -> list[Fault]:
+        """What is wrong between settings, each with key, value and way out."""
         found = []
         for name in self.metrics or ():
             if name not in METRICS:
-                found.append(f"metrics = {name} is unknown; known are {', '.join(METRICS)}")
+                found.append(Fault("metrics", name, "is unknown", f"known are {', '.join(METRICS)}"))
             elif name in NEED_TEACHER and self.teacher is None:
-                found.append(f"metrics = {name} compares with a teacher; set teacher.path, or leave it out")
-        for data, name in zip(self.data, self.data_names(), strict=True):
-            told = self.as_run(self.models[0], data).template_faults()
-            found += [
-                fault.replace("data.test", f"data[{name}]") for fault in told if "data.train" not in fault
-            ]
+                found.append(
+                    Fault(
+                        "metrics",
+                        name,
+                        "compares with a teacher, and none is set",
+                        "set teacher.path, or leave it out",
+                        also=("teacher",),
+                    )
+                )
+        sources = {f"data[{name}]": data for name, data in zip(self.data_names(), self.data, strict=True)}
+        found += self.prompts.faults(sources)
         for key, names in (("models", self.model_names()), ("data", self.data_names())):
             for name in sorted({n for n in names if names.count(n) > 1}):
-                found.append(f"{key}: two are called {name}; give them names of their own ({key}[...].name)")
+                found.append(
+                    Fault(key, ABSENT, f"has two that are called {name}", f"give each a {key}[...].name")
+                )
         return found
 
     def model_names(self) -> list[str]:
@@ -128,26 +164,6 @@ class EvalConfig(Section):
     def data_names(self) -> list[str]:
         """What tables call the data sets, in their order."""
         return [data.name or Path(data.path).stem for data in self.data]
-
-    def as_run(self, model: ModelConfig, data: EvalData) -> RunConfig:
-        """The run that would hold this data set out and measure it: what data and checks are written for."""
-        source = PromptData(**data.model_dump(include=set(PromptData.model_fields)))
-        return RunConfig(
-            student=plain_model(model),
-            teacher=None if self.teacher is None else plain_model(self.teacher),
-            data=DataConfig(
-                train=source,
-                test=source,
-                template=self.template,
-                system_prompt=self.system_prompt,
-                max_prompt_tokens=self.max_prompt_tokens,
-            ),
-            rollout=RolloutConfig(**self.engine.model_dump(), teacher_mix=0.0),
-            teacher_server=self.teacher_server,
-            objective=ObjectiveConfig(kind="sft"),
-            cluster=self.cluster,
-            output_dir=self.output_dir,
-        )
 
 
 def plain_model(model: ModelConfig) -> ModelConfig:

@@ -1,20 +1,19 @@
 """The settings of the objective: every choice in which paper and reference code differ, by name.
 
-"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/concepts/equations.md says where each
-setting enters the maths. `preset: reference` reproduces the reference number for number.
+"Paper" is arXiv 2306.08543, "reference" the authors' released code; docs/concepts/equations.md says where
+each setting enters the maths. `preset: reference` reproduces the reference number for number.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from ..errors import Fault
 from .base import Section
 
 Weight = Literal["per_token", "per_decision", "none"]
-
-
 DivergenceName = Literal[
     "forward_kl",
     "reverse_kl",
@@ -26,7 +25,9 @@ DivergenceName = Literal[
     "akl",
     "atkd",
 ]
-KD_ALONE = ("divergence", "jsd_beta", "skew", "akl_mass", "atkd_easy_weight", "lm_share")
+DIVERGENCES: tuple[str, ...] = get_args(DivergenceName)
+"""Those that the package brings; plugins may offer more."""
+KD_ONLY = ("divergence", "jsd_beta", "skew", "akl_mass", "atkd_easy_weight", "lm_share")
 """Settings that only kd reads."""
 REFERENCE: dict[str, Any] = {
     "gamma": 0.95,
@@ -49,7 +50,9 @@ OPD: dict[str, Any] = {
     "importance_weight": "none",
     "clip": "none",
 }
-"""Per-token on-policy distillation (Thinking Machines, 2025); it samples from the student alone."""
+"""Per-token on-policy distillation (Thinking Machines, 2025); it samples from the student only."""
+PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "reference": REFERENCE, "opd": OPD}
+"""What each preset sets; the paper's settings are the defaults."""
 
 
 class ObjectiveConfig(Section):
@@ -60,14 +63,15 @@ class ObjectiveConfig(Section):
     answers; kd = a divergence between teacher and student at each position of given or sampled answers."""
     preset: Literal["paper", "reference", "opd"] = "paper"
     """Where the other settings start from; a setting that is written out wins. opd = on-policy distillation
-    by the sampled tokens alone: advantage = log p - log q of the token itself, nothing else."""
-    divergence: DivergenceName = "forward_kl"
+    by the sampled tokens only: advantage = log p - log q of the token itself, nothing else."""
+    divergence: str = "forward_kl"
     """What kd minimises. jsd is GKD's, skew_kl and skew_reverse_kl are DistiLLM's, akl weighs both KLs by
-    where student and teacher differ, atkd treats tokens by how sure the teacher is of them."""
+    where student and teacher differ, atkd treats tokens by how sure the teacher is of them; any other name is
+    one that a plugin offers."""
     sampled_share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of each set that is sampled, the rest being the data's answers: GKD's lambda, but exact in every
-    set. null = all for minillm, none for the others. Sampled by the student alone at rollout.teacher_mix = 0,
-    by the teacher alone at 1."""
+    set. null = all for minillm, none for the others. Sampled by the student only at rollout.teacher_mix = 0,
+    by the teacher only at 1."""
     jsd_beta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the teacher in the mixture that jsd compares both with."""
     skew: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -92,7 +96,7 @@ class ObjectiveConfig(Section):
     whiten: bool = False
     """Centre and scale advantages over all slots of the optimiser step, padding included. Reference only."""
     long_term: bool = True
-    """The sampled term of equation 3. false leaves the single-step term alone."""
+    """The sampled term of equation 3. false = only the single-step term."""
     single_step: bool = True
     """The exact sum over the vocabulary of equation 3."""
     single_step_weight: Weight = "per_token"
@@ -104,7 +108,7 @@ class ObjectiveConfig(Section):
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """Largest importance weight; null = none. Less variance for some bias."""
     clip: Literal["upper", "ppo", "none"] = "upper"
-    """upper = min(ratio, clipped ratio) whatever the sign (the paper's Algorithm 1); ppo = the pessimistic
+    """upper = min(ratio, clipped ratio) for either sign (the paper's Algorithm 1); ppo = the pessimistic
     one (reference)."""
     epsilon: Annotated[float, Field(gt=0)] = 0.2
     """epsilon: ratios beyond 1 +- epsilon get no gradient."""
@@ -125,8 +129,13 @@ class ObjectiveConfig(Section):
     @classmethod
     def _start_from_preset(cls, values: Any) -> Any:
         preset = values.get("preset") if isinstance(values, dict) else None
-        start = {"reference": REFERENCE, "opd": OPD}.get(preset) if isinstance(preset, str) else None
+        start = PRESETS.get(preset) if isinstance(preset, str) else None
         return {**start, **values} if start else values
+
+    def preset_overrides(self) -> dict[str, tuple[Any, Any]]:
+        """Settings that differ from what the preset sets: name -> (the preset's value, the value here)."""
+        values = {name: (value, getattr(self, name)) for name, value in PRESETS[self.preset].items()}
+        return {name: (preset, here) for name, (preset, here) in values.items() if preset != here}
 
     @property
     def needs_teacher_hidden(self) -> bool:
@@ -150,52 +159,109 @@ class ObjectiveConfig(Section):
             return 1.0 if self.kind == "minillm" else 0.0
         return self.sampled_share
 
-    def faults(self) -> list[str]:
-        """What is wrong only together, each with key, value and way out."""
-        found: list[str] = []
-        if "per_decision" in (self.importance_weight, self.single_step_weight):
-            if self.length_norm:
-                found.append(
-                    "objective.length_norm = true cannot stand beside per_decision weights, which are exact"
-                    " only without it; set objective.length_norm=false or per_token weights"
+    def faults(self) -> list[Fault]:
+        """What is wrong between the settings of this section."""
+        return [*self._weight_faults(), *self._kind_faults(), *self._divergence_faults()]
+
+    def _weight_faults(self) -> list[Fault]:
+        """What does not go with per-decision weights."""
+        weights = ("importance_weight", "single_step_weight")
+        chosen = tuple(f"objective.{name}" for name in weights if getattr(self, name) == "per_decision")
+        if not chosen:
+            return []
+        found = []
+        if self.length_norm:
+            found.append(
+                Fault(
+                    "objective.length_norm",
+                    True,
+                    "cannot be combined with per_decision weights, which are exact only without it",
+                    "set objective.length_norm=false or per_token weights",
+                    also=chosen,
                 )
-            if self.whiten:
-                found.append(
-                    "objective.whiten = true cannot stand beside per_decision weights;"
-                    " set objective.whiten=false"
+            )
+        if self.whiten:
+            found.append(
+                Fault(
+                    "objective.whiten",
+                    True,
+                    "cannot be combined with per_decision weights, which are exact only without it",
+                    "set objective.whiten=false or per_token weights",
+                    also=chosen,
                 )
-            if self.clip != "none":
-                found.append(
-                    f"objective.clip = {self.clip} cannot stand beside per_decision weights;"
-                    " set objective.clip=none"
+            )
+        if self.clip != "none":
+            found.append(
+                Fault(
+                    "objective.clip",
+                    self.clip,
+                    "cannot be combined with per_decision weights",
+                    "set objective.clip=none",
+                    also=chosen,
                 )
+            )
+        return found
+
+    def _kind_faults(self) -> list[Fault]:
+        """Settings that another kind of objective reads."""
+        found = []
         if self.kind != "kd" and self.sampled_share not in (None, 1.0 if self.kind == "minillm" else 0.0):
             found.append(
-                f"objective.sampled_share = {self.sampled_share:g} is for kd; {self.kind} learns from"
-                f" {'sampled' if self.kind == 'minillm' else 'given'} answers alone; remove it, or set"
-                " objective.kind=kd"
+                Fault(
+                    "objective.sampled_share",
+                    self.sampled_share,
+                    f"is for kd, and objective.kind = {self.kind} learns from"
+                    f" {'sampled' if self.kind == 'minillm' else 'given'} answers only",
+                    "remove it, or set objective.kind=kd",
+                    also=("objective.kind",),
+                )
             )
-        for name in KD_ALONE if self.kind != "kd" else ():
+        for name in KD_ONLY if self.kind != "kd" else ():
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
                 found.append(
-                    f"objective.{name} = {value} is for kd, and {self.kind} takes no notice of it; remove it,"
-                    " or set objective.kind=kd"
+                    Fault(
+                        f"objective.{name}",
+                        value,
+                        f"is for kd, and objective.kind = {self.kind} does not read it",
+                        "remove it, or set objective.kind=kd",
+                        also=("objective.kind",),
+                    )
                 )
+        if self.kind == "minillm" and not (self.single_step or self.long_term):
+            found.append(
+                Fault(
+                    "objective.single_step",
+                    False,
+                    "with objective.long_term = false leaves nothing to learn",
+                    "set one of them to true",
+                    also=("objective.long_term",),
+                )
+            )
+        return found
+
+    def _divergence_faults(self) -> list[Fault]:
+        """What a divergence of kd does not go with."""
+        found = []
         if self.kind == "kd" and self.divergence == "jsd" and self.jsd_beta in (0, 1):
             limit = "forward_kl" if self.jsd_beta == 0 else "reverse_kl"
             found.append(
-                f"objective.jsd_beta = {self.jsd_beta:g} compares each network with itself, so nothing would"
-                f" be learned; what jsd tends to, divided by its weight, is objective.divergence={limit}"
+                Fault(
+                    "objective.jsd_beta",
+                    self.jsd_beta,
+                    "compares each network with itself, so nothing would be learned",
+                    f"set objective.divergence={limit}, the limit of jsd divided by its weight",
+                    also=("objective.divergence",),
+                )
             )
         if self.kind == "kd" and self.divergence == "atkd" and self.reduction != "tokens":
             found.append(
-                f"objective.reduction = {self.reduction} cannot stand beside atkd, which is made of means"
-                " over tokens; set objective.reduction=tokens"
-            )
-        if self.kind == "minillm" and not (self.single_step or self.long_term):
-            found.append(
-                "objective.single_step = false and objective.long_term = false leave nothing to learn;"
-                " turn one on"
+                Fault(
+                    "objective.reduction",
+                    self.reduction,
+                    "cannot be combined with atkd, which is made of means over tokens",
+                    "set objective.reduction=tokens",
+                    also=("objective.divergence",),
+                )
             )
         return found

@@ -1,20 +1,25 @@
-"""The one configuration tree of a run, checked once, at the door.
+"""The settings of a run, as one tree.
 
-Every field says its unit in the docstring beneath it. Unknown keys are refused. What can be wrong by
-itself is checked by its type; what is wrong only together is in `RunConfig.faults`. `load_run` in
+Every field says its unit in the docstring beneath it. Unknown keys are refused. A value that is wrong by
+itself is refused by its type, values that contradict each other by `RunConfig.faults`. `load_run` in
 `deploy.config.loader` reads YAML and dotted overrides into it and reports all faults at once.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..errors import Fault
 from .base import Count, Dtype, Fraction, NonNegative, Positive, Section
-from .data import DataConfig, TextConfig
+from .data import DataConfig, PromptSettings, TextConfig
 from .objective import ObjectiveConfig
+from .run_faults import run_faults
+
+NUM_ITERATIONS = 4
+"""Passes of MiniLLM over each set of answers, as in the paper."""
 
 
 class ModelConfig(Section):
@@ -59,7 +64,7 @@ class RolloutConfig(EngineConfig):
     num_generations: Count = 1
     """Answers to each prompt."""
     teacher_mix: Fraction = 0.2
-    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student alone."""
+    """Share of the teacher in the sampling mixture, alpha of equation 4. 0 = the student only."""
     ignore_eos: bool = False
     """Let answers run on to max_new_tokens: for measuring speed, not for learning."""
 
@@ -115,11 +120,12 @@ class LearnerConfig(Section):
     """Answers in one optimiser step, over all ranks."""
     micro_batch_size: Count = 8
     """Answers in one forward pass of one rank."""
-    num_iterations: Count = 4
-    """Passes over each set of answers."""
+    num_iterations: Count | None = None
+    """Passes over each set of answers. null = 4 for minillm, 1 for its preset opd and for kd. Sets of
+    given answers only are always passed once."""
     token_budget: Count | None = None
-    """Trained answer tokens after which the run ends, each counted as often as it is met. null = the steps
-    alone end it; they also shape the schedule. For comparing methods at one budget."""
+    """Trained answer tokens after which the run ends, each counted as often as it is met. null = only the
+    steps end it; they also shape the schedule. For comparing methods at one budget."""
     optimizer: OptimizerConfig = OptimizerConfig()
     max_grad_norm: NonNegative = 1.0
     """Largest global gradient norm; 0 = no clipping."""
@@ -144,17 +150,17 @@ class LearnerConfig(Section):
 
     @property
     def effective_zero_stage(self) -> int:
-        """The ZeRO stage that runs: DeepSpeed without ZeRO adds gradients up in bfloat16, stage 1 in float32."""
+        """The ZeRO stage that runs: without ZeRO gradients are summed in bfloat16, at stage 1 in float32."""
         return max(1, self.zero_stage) if self.dtype == "bfloat16" else self.zero_stage
 
 
 class ValidationConfig(Section):
-    """How often the student is measured, and what chooses the best."""
+    """How the student is measured, and what chooses the best one."""
 
     metric: Literal["auto", "rouge_l", "reverse_kl", "loss"] = "auto"
     """Chooses the best student. auto = rouge_l where all prompts have references, else reverse_kl."""
     num_generations: Count = 1
-    """Answers to each validation prompt, drawn from the student alone."""
+    """Answers to each validation prompt, drawn from the student only."""
     test_num_generations: Count = 3
     """Answers, by as many seeds, to each held-out prompt, before and after the run."""
     max_new_tokens: Count | None = None
@@ -162,7 +168,7 @@ class ValidationConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Where the roles stand. Roles that take turns reserve fractions of a CPU."""
+    """What the processes of a run reserve. Those that take turns reserve fractions of a CPU."""
 
     address: str | None = None
     """null = the cluster this job runs in, else a new local one; "auto" or "ray://..." = that cluster."""
@@ -184,7 +190,7 @@ class ClusterConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that makes a run what it is."""
+    """All settings of a run."""
 
     student: ModelConfig
     teacher: ModelConfig | None = None
@@ -214,7 +220,7 @@ class RunConfig(Section):
 
     @property
     def sampled_answers(self) -> int:
-        """Answers of each set that are sampled, in groups of rollout.num_generations; the data gives the rest."""
+        """Sampled answers of each set, in groups of rollout.num_generations; the data gives the rest."""
         groups = round(
             self.objective.share_sampled * self.rollout.rollout_batch_size / self.rollout.num_generations
         )
@@ -227,12 +233,12 @@ class RunConfig(Section):
 
     @property
     def text_alone(self) -> bool:
-        """Whether blocks of plain text are the given answers: every token but a block's first is learned."""
+        """Whether the given answers are blocks of plain text: every token but a block's first is learned."""
         return self.objective.kind == "sft" and self.text is not None and self.data.train is None
 
     @property
     def samples_answers(self) -> bool:
-        """Whether the run trains on sampled answers, alone or beside given ones."""
+        """Whether the run trains on sampled answers, with or without given ones."""
         return self.sampled_answers > 0
 
     @property
@@ -260,8 +266,11 @@ class RunConfig(Section):
 
     @property
     def num_iterations(self) -> int:
-        """Passes over each set; given answers alone are met once, the data set has epochs of its own."""
-        return self.learner.num_iterations if self.samples_answers else 1
+        """Passes over each set: one over given answers, which return with the next pass over the data."""
+        if not self.samples_answers:
+            return 1
+        once = self.objective.kind != "minillm" or self.objective.preset == "opd"
+        return self.learner.num_iterations or (1 if once else NUM_ITERATIONS)
 
     @property
     def steps_per_set(self) -> int:
@@ -276,129 +285,50 @@ class RunConfig(Section):
         fits = positions * vocabulary * 4 <= self.learner.keep_logprobs_mib << 20
         return positions if asked and fits else 0
 
-    def faults(self) -> list[str]:
-        """What is wrong only together, each with key, value and way out."""
-        found: list[str] = []
-        rollout, learner = self.rollout, self.learner
-        if rollout.rollout_batch_size % rollout.num_generations:
-            found.append(
-                f"rollout.rollout_batch_size = {rollout.rollout_batch_size} is no multiple of rollout.num_generations = {rollout.num_generations};"
-                f" try {-(-rollout.rollout_batch_size // rollout.num_generations) * rollout.num_generations}"
-            )
-        if rollout.rollout_batch_size % learner.batch_size:
-            up = -(-rollout.rollout_batch_size // learner.batch_size) * learner.batch_size
-            found.append(
-                f"rollout.rollout_batch_size = {rollout.rollout_batch_size} does not divide into batches of"
-                f" learner.batch_size = {learner.batch_size}; try {up}"
-            )
-        if learner.batch_size % learner.world_size:
-            up = -(-learner.batch_size // learner.world_size) * learner.world_size
-            found.append(
-                f"learner.batch_size = {learner.batch_size} does not divide over"
-                f" learner.world_size = {learner.world_size}; try {up}"
-            )
-        if learner.micro_batch_size * learner.world_size > learner.batch_size:
-            found.append(
-                f"learner.micro_batch_size = {learner.micro_batch_size} on {learner.world_size} ranks is more than"
-                f" learner.batch_size = {learner.batch_size}; try"
-                f" learner.micro_batch_size={max(1, learner.batch_size // learner.world_size)}"
-            )
-        if learner.offload == "cpu" and learner.zero_stage == 0:
-            found.append(
-                "learner.offload = cpu needs the optimiser in pieces; set learner.zero_stage to 1, 2 or 3"
-            )
-        if learner.optimizer.min_lr > learner.optimizer.lr:
-            found.append(
-                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is above learner.optimizer.lr ="
-                f" {learner.optimizer.lr:g}; try 0"
-            )
-        if learner.optimizer.min_lr and learner.optimizer.schedule != "cosine":
-            found.append(
-                f"learner.optimizer.min_lr = {learner.optimizer.min_lr:g} is for a cosine schedule, but"
-                f" learner.optimizer.schedule = {learner.optimizer.schedule}; set it to cosine, or min_lr=0"
-            )
-        if self.teacher is None and self.objective.kind != "sft":
-            found.append(
-                f"teacher is missing, and objective.kind = {self.objective.kind} needs it; set teacher.path"
-            )
-        found += self.objective.faults()
-        truncates = rollout.top_p < 1 or rollout.top_k > 0
-        if truncates and self.objective.kind == "minillm" and self.objective.preset == "reference":
-            found.append(
-                "objective.preset = reference is number for number only without truncation, and rollout.top_p"
-                f" = {rollout.top_p:g}, rollout.top_k = {rollout.top_k}; set rollout.top_p=1 rollout.top_k=0,"
-                " or objective.preset=paper with the reference's settings written out"
-            )
-        on_policy = self.objective.kind == "minillm" and self.objective.preset == "opd"
-        if on_policy and rollout.teacher_mix > 0:
-            found.append(
-                "objective.preset = opd counts answers as the student's own, and rollout.teacher_mix ="
-                f" {rollout.teacher_mix:g} mixes the teacher in; set rollout.teacher_mix=0"
-            )
-        fraction = self.objective.share_sampled
-        groups = fraction * rollout.rollout_batch_size / rollout.num_generations
-        if (
-            0 < fraction < 1
-            and rollout.rollout_batch_size % rollout.num_generations == 0
-            and abs(groups - round(groups)) > 1e-6
-        ):
-            found.append(
-                f"objective.sampled_share = {fraction:g} of rollout.rollout_batch_size = {rollout.rollout_batch_size} is no whole"
-                f" number of prompts with rollout.num_generations = {rollout.num_generations}; try"
-                f" objective.sampled_share={round(groups) * rollout.num_generations / rollout.rollout_batch_size:g}"
-            )
-        if learner.dropout and self.samples_answers:
-            found.append(
-                "learner.dropout = true cannot stand beside sampled answers: the student in training would"
-                " not be the one that sampled; set learner.dropout=null"
-            )
-        found += self.template_faults() + self._text_faults()
-        train = self.data.train
-        if self.given_answers and train and train.output is None and train.messages is None:
-            found.append(
-                f"data.train.output is null, and {self.given_answers} of rollout.rollout_batch_size ="
-                f" {rollout.rollout_batch_size} are given ones (objective.kind = {self.objective.kind}); name the"
-                + (" column" if self.objective.kind == "sft" else " column, or set objective.sampled_share=1")
-            )
-        if self.validation.metric == "reverse_kl" and self.teacher is None:
-            found.append("validation.metric = reverse_kl needs a teacher; set teacher.path or metric=rouge_l")
+    @property
+    def prompts(self) -> PromptSettings:
+        """How records become prompts."""
+        data = self.data
+        return PromptSettings(
+            template=data.template,
+            system_prompt=data.system_prompt,
+            max_prompt_tokens=data.max_prompt_tokens,
+            section="data.",
+        )
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a prompt and its answer, in training or measuring."""
+        if self.text is not None and not self.reads_prompts:
+            return self.text.block_tokens
+        longest = self.rollout.max_new_tokens
+        if self.data.validation is not None or self.data.test is not None:
+            longest = max(longest, self.validation.max_new_tokens or 0)
+        return self.data.max_prompt_tokens + longest
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the run has any data but plain text."""
+        return not self.text_alone or self.data.validation is not None or self.data.test is not None
+
+    @property
+    def mixes_teacher(self) -> bool:
+        """Whether the rollout engines hold the teacher beside the student."""
+        return self.samples_answers and self.teacher is not None and self.rollout.teacher_mix > 0
+
+    def preset_overrides(self) -> dict[str, tuple[Any, Any]]:
+        """Settings other than objective.preset has them: name -> (the preset's value, the value here)."""
+        found = {f"objective.{name}": values for name, values in self.objective.preset_overrides().items()}
+        if self.objective.preset == "opd" and self.samples_answers and self.num_iterations != 1:
+            found["learner.num_iterations"] = 1, self.num_iterations
         return found
 
-    def _text_faults(self) -> list[str]:
-        found = []
-        if self.data.train is None and not self.text_alone:
-            found.append(
-                "data.train is missing; set data.train.path, or learn from plain text alone:"
-                " objective.kind=sft and text.path"
-            )
-        held = self.text.validation_blocks if self.text else 0
-        if held and not self.text_alone:
-            found.append(
-                f"text.validation_blocks = {held} is for runs that learn from text alone, and this one has"
-                f" {'data.train' if self.data.train else 'no text to learn from'}; set it to 0"
-            )
-        elif held and self.data.validation is not None:
-            found.append(
-                f"text.validation_blocks = {held} and data.validation both would choose the best student;"
-                " set one of them (text.validation_blocks=0 or data.validation=null)"
-            )
-        return found
+    def resolved(self) -> RunConfig:
+        """The same run with an absolute folder, and defaults that depend on other settings written out."""
+        learner = self.learner.model_copy(update={"num_iterations": self.num_iterations})
+        folder = self.output_dir.expanduser().resolve()
+        return self.model_copy(update={"learner": learner, "output_dir": folder})
 
-    def template_faults(self) -> list[str]:
-        """What data.template leaves no place for."""
-        data, found = self.data, []
-        if data.template == "chat":
-            return found
-        sources = {"train": data.train, "validation": data.validation, "test": data.test}
-        for name, source in sources.items():
-            if source is not None and source.messages is not None:
-                found.append(
-                    f"data.{name}.messages = {source.messages} needs a chat template, and data.template ="
-                    f" {data.template}; set data.template=chat, or name instruction and output columns"
-                )
-        if data.system_prompt is not None:
-            found.append(
-                f"data.system_prompt is set, and data.template = {data.template} has no place for it; set"
-                " data.template=chat or remove it"
-            )
-        return found
+    def faults(self) -> list[Fault]:
+        """What is wrong between settings, each with key, value and way out."""
+        return run_faults(self)

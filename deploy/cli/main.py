@@ -62,12 +62,12 @@ def train(run: RunFile, overrides: Overrides = None, log_level: Log = "info") ->
     """
     from ..config.loader import load_run
     from ..pipeline.chain import is_chain, load_chain
-    from ..pipeline.runner import run_chain, told
+    from ..pipeline.runner import report_chain, run_chain
     from ..training.launch import start_run
 
     if is_chain(run):
         done = run_chain(load_chain(run, overrides or []), console)
-        console.print(told(done), highlight=False, soft_wrap=True)
+        console.print(report_chain(done), highlight=False, soft_wrap=True)
     else:
         _report(start_run(load_run(run, overrides or []), console))
 

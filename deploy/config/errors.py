@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words: key, value, way out, read off the tree of settings itself."""
+"""What is wrong with a setting, as a fault: key, value, way out, read off the tree of settings itself."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from ...common.errors import ABSENT, Fault
+from .suggestions import suggest, suggest_value
+
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 """How a limit of pydantic is read aloud."""
 Keys = tuple[str | int, ...]
 
 
-def explain(fault: ErrorDetails, root: type[BaseModel]) -> str:
-    """One fault in our words: key, value, way out. `root` is the tree that was asked for."""
-    keys, value = fault["loc"], fault["input"]
+def explain(error: ErrorDetails, root: type[BaseModel]) -> Fault:
+    """One error of pydantic as a fault. `root` is the tree that was asked for."""
+    keys, value = error["loc"], error["input"]
     key = dotted(keys)
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        return f"{key} is unknown; {_suggest(keys, root)}"
-    if kind == "missing":
-        return f"{key} is missing; set {key}=..."
-    section, allowed = _kind_at(keys, root)
+    if error["type"] == "extra_forbidden":
+        return Fault(key, ABSENT, "is unknown", unknown_fix(keys, root))
+    if error["type"] == "missing":
+        return Fault(key, ABSENT, "is missing", f"set {key}=...")
+    section, annotation, metadata = _kind_at(keys, root)
     if section is not None:
         names = ", ".join(section.model_fields)
-        return f"{key} = {_shown(value)} is no section of settings; write one below it: {names}"
-    return f"{key} = {_shown(value)} cannot be; it must be {allowed}"
+        return Fault(key, value, "is not a section of settings", f"write one below it: {names}")
+    expected = f"expected {_words(annotation, metadata)}"
+    hint = suggest_value(keys, value, _literals(annotation))
+    return Fault(key, value, "", f"{expected}; {hint}" if hint else expected)
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
-
-
-def _suggest(keys: Keys, root: type[BaseModel]) -> str:
-    """The nearest setting: beside the unknown one, or of its name elsewhere in the tree."""
-    name, parent = str(keys[-1]), keys[:-1]
+def unknown_fix(keys: Keys, root: type[BaseModel]) -> str:
+    """What an unknown setting was probably meant to be, by names of other software or the nearest of ours."""
     everywhere = list(_leaves(root))
-    if same := [key for key in everywhere if key.split(".")[-1] == name]:
-        return f"did you mean {' or '.join(same)}?"
+    if known := suggest(keys, everywhere):
+        return known
+    name, parent = str(keys[-1]), keys[:-1]
     section = _kind_at(parent, root)[0] if parent else root
     beside = list(section.model_fields) if section else []
     prefix = "".join(f"{key}." for key in parent)
@@ -63,21 +63,34 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
-def _kind_at(keys: Keys, root: type[BaseModel]) -> tuple[type[BaseModel] | None, str]:
-    """The section at `keys`, or None and what the setting there may be, in words."""
+def _kind_at(keys: Keys, root: type[BaseModel]) -> tuple[type[BaseModel] | None, Any, Sequence[Any]]:
+    """What stands at `keys`: its section, if it is one, its annotation, and the limits of its value."""
     section: type[BaseModel] | None = root
     annotation: Any = None
-    words = "a value of another kind"
+    metadata: Sequence[Any] = ()
     for key in keys:
         field = section.model_fields.get(str(key)) if section is not None else None
         if field is not None:
-            annotation = field.annotation
-            section, words = _section_of(annotation), _words(annotation, field.metadata)
-        elif isinstance(key, int) and get_origin(annotation) is tuple:
-            inner = get_args(annotation)
-            one = inner[0] if inner[-1] is Ellipsis else inner[key]
-            section, words = _section_of(one), _words(one)
-    return section, words
+            annotation, metadata = field.annotation, field.metadata
+            section = _section_of(annotation)
+        elif isinstance(key, int) and (inner := _list_kinds(annotation)):
+            annotation, metadata = inner[0] if inner[-1] is Ellipsis else inner[key], ()
+            section = _section_of(annotation)
+    return section, annotation, metadata
+
+
+def _list_kinds(annotation: Any) -> tuple[Any, ...]:
+    """What the entries of a list are; an Ellipsis at the end means any number of the first."""
+    options = [annotation, *get_args(annotation)]
+    return next((get_args(option) for option in options if get_origin(option) is tuple), ())
+
+
+def _literals(annotation: Any) -> list[Any]:
+    """Every value that a Literal within the annotation names."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return list(parts)
+    return [value for part in parts for value in _literals(part)]
 
 
 def _words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -91,6 +104,8 @@ def _words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is tuple:
         parts = [part for part in get_args(annotation) if part is not Ellipsis]
         return "a list of " + " and ".join(_words(part) for part in parts)
+    if annotation is None:
+        return "a value of another kind"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return names.get(annotation, "a path") + _range(metadata if annotation in (int, float) else ())
 

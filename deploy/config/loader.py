@@ -1,12 +1,13 @@
 """Run files: YAML and dotted overrides in, one checked configuration out, or all faults at once.
 
 Paths of models and data in a run file are taken from the file's own folder where they exist there, else from
-the folder one stands in, else they are names on the hub. Those in overrides start where one stands, as does
-`out`.
+the current folder, else they are names on the hub. Those in overrides start at the current folder, as does
+`output_dir`.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from ...common.config.eval import EvalConfig
+from ...common.config.generate import GenerateConfig
 from ...common.config.run import RunConfig
-from ...common.errors import ConfigError
-from .errors import Keys, dotted, explain
+from ...common.errors import ABSENT, ConfigError, Fault
+from .errors import Keys, explain
 
 PATHS = (
     *("student.path", "teacher.path", "text.path"),
@@ -30,12 +32,12 @@ PATHS = (
 CONFIG_FILE = "config.yaml"
 Values = dict[str, Any]
 """Settings as a run file gives them, not yet checked."""
-Kind = TypeVar("Kind", RunConfig, EvalConfig)
-Change = Callable[[Values, list[str]], Values]
+Kind = TypeVar("Kind", RunConfig, EvalConfig, GenerateConfig)
+Change = Callable[[Values, list[Fault]], Values]
 """From settings to settings; what is wrong goes into the list."""
 
 
-def as_written(values: Values, faults: list[str]) -> Values:
+def as_written(values: Values, faults: list[Fault]) -> Values:
     """A run file as it stands."""
     return values
 
@@ -48,7 +50,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), change: Change = a
     """
     file = Path(path)
     source = f"run file {file}"
-    faults: list[str] = []
+    faults: list[Fault] = []
     values = read_settings(file, overrides, source, faults)
     config = validated(change(values, faults), faults)
     if faults or config is None:
@@ -56,26 +58,30 @@ def load_run(path: Path | str, overrides: Sequence[str] = (), change: Change = a
     return config
 
 
-def read_settings(file: Path | None, overrides: Sequence[str], source: str, faults: list[str]) -> Values:
+def read_settings(file: Path | None, overrides: Sequence[str], source: str, faults: list[Fault]) -> Values:
     """What a file (if there is one) and overrides say together, not yet checked."""
     trees = [_read(file, source)] if file is not None else []
-    tree = OmegaConf.merge(*trees, _parse(overrides, faults))
+    tree = OmegaConf.merge(*trees, _parse_overrides(overrides, faults))
     try:
         values: Any = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as fault:
-        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    except OmegaConfBaseException as error:
+        raise ConfigError(*faults, _interpolation_fault(error), source=source) from error
     return values
 
 
-def read_mapping(given: Mapping[str, Any], source: str, faults: list[str]) -> Values:
-    """What a mapping says, as if it stood in a file of the folder one stands in; not yet checked."""
+def read_mapping(given: Mapping[str, Any], source: str, faults: list[Fault]) -> Values:
+    """What a mapping says, as if it stood in a file of the current folder; not yet checked."""
     try:
         tree = OmegaConf.create(dict(given))
         _resolve_paths(tree, [Path()])
         values: Any = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as fault:
-        raise ConfigError(*faults, _one_line(fault), source=source) from fault
+    except OmegaConfBaseException as error:
+        raise ConfigError(*faults, _interpolation_fault(error), source=source) from error
     return values
+
+
+def _interpolation_fault(error: OmegaConfBaseException) -> Fault:
+    return Fault("", ABSENT, _one_line(error), "set it, or write \\${ for a plain ${")
 
 
 def merge_defaults(low: Mapping[str, Any], high: Mapping[str, Any]) -> Values:
@@ -101,30 +107,34 @@ def save_resolved(config: RunConfig, folder: Path) -> Path:
 def _read(file: Path, source: str) -> DictConfig:
     try:
         tree = OmegaConf.load(file)
-    except FileNotFoundError as fault:
+    except FileNotFoundError as error:
         near = file.parent.glob("*.yaml") if file.parent.is_dir() else ()
         close = difflib.get_close_matches(file.name, [p.name for p in near], 1)
         hint = f"did you mean {file.parent / close[0]}?" if close else "give the path of a YAML file"
-        raise ConfigError(f"there is no such file; {hint}", source=source) from fault
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as fault:
-        raise ConfigError(f"it is not readable YAML: {_one_line(fault)}", source=source) from fault
+        raise ConfigError(Fault("", ABSENT, "there is no such file", hint), source=source) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = f"it is not readable YAML: {_one_line(error)}"
+        raise ConfigError(Fault("", ABSENT, reason, "mend the file"), source=source) from error
     if not isinstance(tree, DictConfig):
-        raise ConfigError("it is no mapping of settings; start with `student: {path: ...}`", source=source)
+        fault = Fault("", ABSENT, "it is not a mapping of settings", "start with `student: {path: ...}`")
+        raise ConfigError(fault, source=source)
     _resolve_paths(tree, [file.parent, Path()])
     return tree
 
 
-def _parse(overrides: Sequence[str], faults: list[str]) -> DictConfig:
+def _parse_overrides(overrides: Sequence[str], faults: list[Fault]) -> DictConfig:
     tree = OmegaConf.create()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            faults.append(f"{override} is no setting; write key.sub=value, such as learner.max_steps=100")
+            way_out = "write key.sub=value, such as learner.max_steps=100"
+            faults.append(Fault(override, ABSENT, "is not a setting", way_out))
             continue
         try:
             OmegaConf.update(tree, key.strip(), _value(text), force_add=True)
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as fault:
-            faults.append(f"{override} cannot be read: {_one_line(fault)}; put quotes around the value")
+        except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+            reason = f"cannot be read: {_one_line(error)}"
+            faults.append(Fault(override, ABSENT, reason, "put quotes around the value"))
     _resolve_paths(tree, [Path()])
     return tree
 
@@ -132,7 +142,7 @@ def _parse(overrides: Sequence[str], faults: list[str]) -> DictConfig:
 def _value(text: str) -> Any:
     """A value as it would be read in a run file; nothing is null."""
     tree = OmegaConf.create(f"value: {text}")
-    # Not resolved: what a ${...} refers to may stand in the file.
+    # Not resolved: a ${...} may refer to a setting of the file.
     values: Any = OmegaConf.to_container(tree, resolve=False)
     return values["value"]
 
@@ -153,37 +163,51 @@ def resolve_path(named: str, folders: Sequence[Path]) -> str:
     return named if found is None else str(found.resolve())
 
 
-def validated(values: Values, faults: list[str]) -> RunConfig | None:
-    """The configuration, or None; `faults` gets what is wrong, between settings too as far as can be seen."""
+def validated(values: Values, faults: list[Fault]) -> RunConfig | None:
+    """The run, or None; `faults` gets what is wrong, between settings too as far as can be seen."""
     return validated_as(RunConfig, values, faults)
 
 
-def validated_as(kind: type[Kind], values: Values, faults: list[str]) -> Kind | None:
+def validated_as(kind: type[Kind], values: Values, faults: list[Fault]) -> Kind | None:
     """The same for another tree of settings."""
+    found: list[Fault] = []
+    config = parsed(kind, values, found)
+    if config is not None:
+        faults += [*found, *unrelated(config.faults(), found)]
+    else:
+        faults += found
+    return None if found or config is None else config.resolved()
+
+
+def parsed(kind: type[Kind], values: Values, found: list[Fault]) -> Kind | None:
+    """The tree without the settings that are wrong by themselves, each of which goes into `found`.
+
+    None if there is no tree without them.
+    """
     try:
-        config = kind.model_validate(values)
-    except ValidationError as found:
-        details = found.errors(include_url=False)
-        faults += [explain(detail, kind) for detail in details]
-        # Without what is wrong by itself, what is wrong together shows too.
-        for detail in details:
-            if detail["type"] == "missing":
-                _fill(values, detail["loc"])
-            else:
-                _remove(values, detail["loc"])
-        try:
-            rest = kind.model_validate(values)
-        except ValidationError:
-            return None
-        told = {dotted(detail["loc"]) for detail in details}
-        faults += [fault for fault in rest.faults() if not any(key in fault for key in told)]
+        return kind.model_validate(values)
+    except ValidationError as errors:
+        details = errors.errors(include_url=False)
+    found += [explain(detail, kind) for detail in details]
+    rest = copy.deepcopy(values)
+    for detail in details:
+        if detail["type"] == "missing":
+            _fill(rest, detail["loc"])
+        else:
+            _remove(rest, detail["loc"])
+    try:
+        return kind.model_validate(rest)
+    except ValidationError:
         return None
-    faults += config.faults()
-    return config.model_copy(update={"output_dir": config.output_dir.expanduser().resolve()})
+
+
+def unrelated(faults: Sequence[Fault], alone: Sequence[Fault]) -> list[Fault]:
+    """Those of `faults` between settings in which no setting of `alone`, wrong by itself, takes part."""
+    return [fault for fault in faults if not any(fault.concerns(known.key) for known in alone)]
 
 
 def _fill(values: Values, keys: Keys) -> None:
-    """Something in the place of what is missing: all that runs cannot do without are models and paths."""
+    """Something in the place of what is missing: models and paths are all that has no default."""
     for key in keys[:-1]:
         if not isinstance(values.get(str(key)), dict):
             return
@@ -194,17 +218,18 @@ def _fill(values: Values, keys: Keys) -> None:
 def _remove(values: Values, keys: Keys) -> None:
     for key in keys[:-1]:
         if not isinstance(values.get(str(key)), dict):
-            values.pop(str(key), None)  # a list, or a value where a section should be: gone as a whole
+            values.pop(str(key), None)  # a list, or a value in place of a section: removed as a whole
             return
         values = values[str(key)]
     values.pop(str(keys[-1]), None)
 
 
-def _one_line(fault: BaseException) -> str:
-    return " ".join(str(fault).split())
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 FIRST = "name models (--models A B) and data (--data FILE ...), or give a file that does"
+"""The way out where an evaluation has nothing to evaluate."""
 
 
 def load_eval(
@@ -216,22 +241,22 @@ def load_eval(
     """
     file = Path(path) if path is not None else None
     source = f"evaluation file {file}" if file else "this evaluation"
-    faults: list[str] = []
+    faults: list[Fault] = []
     values = read_settings(file, overrides, source, faults)
     resolve_listed_paths(values, [file.parent, Path()] if file else [Path()])
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     resolve_listed_paths(given, [Path()])
-    return checked(values | given, faults, source)
-
-
-def checked(values: Values, faults: list[str], source: str) -> EvalConfig:
-    """The configuration that these settings make. Raises ConfigError with every fault."""
-    if file_faults := [f"{key} is missing; {FIRST}" for key in ("models", "data") if not values.get(key)]:
-        raise ConfigError(*faults, *file_faults, source=source)
-    config = validated_as(EvalConfig, values, faults)
+    config = checked_eval(values | given, faults)
     if faults or config is None:
         raise ConfigError(*faults, source=source)
     return config
+
+
+def checked_eval(values: Values, faults: list[Fault]) -> EvalConfig | None:
+    """The evaluation that these settings make, or None; `faults` gets what is wrong."""
+    missing = [Fault(key, ABSENT, "is missing", FIRST) for key in ("models", "data") if not values.get(key)]
+    faults += missing
+    return None if missing else validated_as(EvalConfig, values, faults)
 
 
 def resolve_listed_paths(values: Values, folders: Sequence[Path]) -> None:

@@ -1,4 +1,4 @@
-"""What `minillm sft` and `minillm generate` make of a run file before it is checked as one."""
+"""Run files read in another way: as fine-tuning (`minillm sft`), or as a generation (`minillm generate`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ...common.config.generate import Author, GenerateConfig, GenerateData, GenerateEngine
 from ...common.config.run import RunConfig
-from .loader import Change, Values, load_run, merge_defaults
+from ...common.errors import ABSENT, Fault
+from .loader import Change, Values, load_run, merge_defaults, parsed, unrelated
 
 Tuned = Literal["student", "teacher"]
 """Which of a run file's models is fine-tuned."""
@@ -16,8 +18,8 @@ DEFAULTS: dict[str, Any] = {
     "validation": {"metric": "loss"},
     "learner": {"optimizer": {"lr": 5e-5, "schedule": "cosine", "weight_decay": 1e-2}},
 }
-"""What fine-tuning has other than distillation where the run file is silent. The paper searches learning
-rates from 5e-6 to 5e-4 by size of the model; the reference decays by a cosine."""
+"""Defaults of fine-tuning that differ from those of distillation. The paper searches learning rates from 5e-6
+to 5e-4 by size of the model; the reference decays by a cosine."""
 
 
 def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "student") -> RunConfig:
@@ -28,52 +30,64 @@ def load_sft(path: Path | str, overrides: Sequence[str] = (), model: Tuned = "st
 def as_sft(model: Tuned = "student") -> Change:
     """The change that makes a run file one of fine-tuning `model`; the run's own settings win."""
 
-    def change(values: Values, faults: list[str]) -> Values:
+    def change(values: Values, faults: list[Fault]) -> Values:
         tuned = merge_defaults(DEFAULTS, values)
         if model == "teacher":
             if not tuned.get("teacher"):
-                faults.append("teacher is missing, and it is the model to fine-tune; set teacher.path")
+                reason = "is missing, and it is the model to fine-tune"
+                faults.append(Fault("teacher", ABSENT, reason, "set teacher.path"))
             else:
                 tuned |= {"student": tuned["teacher"], "teacher": None}
         objective = tuned["objective"]
         kind = objective.get("kind") if isinstance(objective, dict) else "sft"
-        if kind != "sft":
+        if kind in ("minillm", "kd"):
             faults.append(
-                f"objective.kind = {kind}, and fine-tuning learns from given answers alone; set"
-                " objective.kind=sft, or use `minillm train`"
+                Fault(
+                    "objective.kind",
+                    kind,
+                    "is not fine-tuning, which learns from given answers only",
+                    "set objective.kind=sft, or use `minillm train`",
+                )
             )
         return tuned
 
     return change
 
 
-Author = Literal["teacher", "student"]
-"""Which of a run file's models answers."""
+def generation_of(values: Values, by: Author, keep_cut: bool, faults: list[Fault]) -> GenerateConfig | None:
+    """What a run file says of a generation in which `by` answers data.train; None if there is a fault.
+
+    Each setting of the file must be right by itself, those of the learner too; what contradicts each other
+    only in training does not matter here.
+    """
+    found: list[Fault] = []
+    if not values.get(by):
+        reason = "is missing, and it is the model that answers"
+        found.append(Fault(by, ABSENT, reason, f"set {by}.path"))
+    # A run needs a student, a generation by the teacher does not.
+    stand_in = {name: values.get(name) or {"path": "-"} for name in ("student", by)}
+    run = parsed(RunConfig, {**values, **stand_in}, found)
+    if run is None or run.data.train is None:
+        if run is not None:
+            found.append(Fault("data.train", ABSENT, "is missing", "set data.train.path, the questions"))
+        faults += found
+        return None
+    config = _generation(run, by, keep_cut)
+    faults += [*found, *unrelated(config.faults(), found)]
+    return None if found else config.resolved()
 
 
-def as_generation(by: Author = "teacher") -> Change:
-    """The change that makes a run file one in which `by` answers data.train, and nobody learns."""
-
-    def change(values: Values, faults: list[str]) -> Values:
-        model = values.get(by)
-        if not model:
-            faults.append(f"{by} is missing, and it is the model that answers; set {by}.path")
-        rollout = values.get("rollout")
-        samples = rollout.get("samples", 1) if isinstance(rollout, dict) else 1
-        samples = samples if isinstance(samples, int) else 1  # what it is instead is told where it stands
-        forced = {
-            "objective": {"kind": "minillm", "sampled_share": None},
-            "rollout": {"rollout_batch_size": samples, "teacher_mix": 0},
-            "learner": {"batch_size": samples, "micro_batch_size": 1, "world_size": 1},
-        }
-        data = values.get("data")
-        if isinstance(data, dict):
-            values = values | {"data": data | {"validation": None, "test": None}}
-        # A run needs a teacher; here it is the same model, and is never asked.
-        return merge_defaults(values, forced) | {
-            "student": model or {"path": "-"},
-            "teacher": model,
-            "text": None,
-        }
-
-    return change
+def _generation(run: RunConfig, by: Author, keep_cut: bool) -> GenerateConfig:
+    model = run.teacher if by == "teacher" and run.teacher is not None else run.student
+    data = run.data.model_dump(include=set(GenerateData.model_fields))
+    engine = run.rollout.model_dump(include=set(GenerateEngine.model_fields))
+    return GenerateConfig(
+        by=by,
+        model=model,
+        keep_cut=keep_cut,
+        data=GenerateData(**data),
+        rollout=GenerateEngine(**engine),
+        cluster=run.cluster,
+        seed=run.seed,
+        output_dir=run.output_dir,
+    )

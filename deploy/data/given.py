@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...common.errors import DataError
+from ...common.errors import ABSENT, DataError, Fault
 
 Data = Any
 """A `datasets.Dataset`, a sequence of mappings, or a mapping of these by split."""
@@ -38,28 +38,38 @@ def _by_split(data: Data) -> dict[str, Any]:
     unknown = [str(split) for split in data if split not in SPLITS]
     if unknown or not data:
         raise DataError(
-            f"data = a mapping with {', '.join(unknown) or 'nothing in it'}; expected splits called"
-            f" {', '.join(SPLITS)}"
+            Fault(
+                "data",
+                ABSENT,
+                f"is a mapping with {', '.join(unknown) or 'nothing in it'}",
+                f"expected splits called {', '.join(SPLITS)}",
+            )
         )
     return dict(data)
 
 
 def _table(rows: Any, split: str) -> pa.Table:
-    where = f"data[{split}]"
+    key = f"data[{split}]"
     if hasattr(rows, "with_format") and hasattr(rows, "features"):  # a datasets.Dataset, not imported for it
         return rows.with_format("arrow")[:]
     if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
         raise DataError(
-            f"{where} is a {type(rows).__name__}; give a datasets.Dataset or a list of mappings (a file is"
-            f" named by data.{split}.path)"
+            Fault(
+                key,
+                ABSENT,
+                f"is a {type(rows).__name__}",
+                f"give a datasets.Dataset or a list of mappings (a file is named by data.{split}.path)",
+            )
         )
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            raise DataError(f"{where}, row {number} is a {type(row).__name__}; every row is a mapping")
+            reason = f": row {number} is a {type(row).__name__}"
+            raise DataError(Fault(key, ABSENT, reason, "give a mapping for every row"))
     if not rows:
-        raise DataError(f"{where} has no rows; give at least one")
+        raise DataError(Fault(key, ABSENT, "has no rows", "give at least one"))
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
     try:
         return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as fault:
-        raise DataError(f"{where} has a column of several types: {fault}; make it of one") from fault
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        fault = Fault(key, ABSENT, f"has a column of several types: {error}", "make it of one")
+        raise DataError(fault) from error

@@ -1,4 +1,4 @@
-"""What a run is fed with: prompts, given answers and plain text, each from a cursor one can come back to.
+"""The streams of a run: prompts, given answers and plain text, each with a cursor that resuming restores.
 
 Given answers and text are put into the object store here, in pieces, so that they travel as sampled ones do.
 """
@@ -13,46 +13,33 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import ray
 
-from ...common.config.run import RunConfig
-from ...common.errors import DataError
-from ...common.types import BatchSummary, Dropped, Passage, Prompt
+from ...common.errors import ABSENT, DataError, Fault
+from ...common.types import BatchSummary, Passage, Prompt
 from ..runtime.pool import Chunk, chunked
-from .tokenize import load_blocks, load_passages, load_prompts
+from .load import RunData, is_text
 
 
 class DataStreams:
-    """All data of a run, loaded. Raises DataError for what cannot be used."""
+    """The data of a run as endless streams to learn from, and what it is measured on."""
 
-    def __init__(self, config: RunConfig):
-        self._piece, self._samples = config.rollout.chunk, config.rollout.num_generations
-        self.dropped: list[Dropped] = []
-        self.validation: Sequence[Prompt] = ()
-        self.test: Sequence[Prompt] = ()
-        self.validation_answers: Sequence[Passage] = ()
+    def __init__(self, data: RunData, *, seed: int, shuffle: bool, chunk: int, num_generations: int):
+        """`chunk` passages travel as one piece; each prompt is answered `num_generations` times."""
+        self._chunk, self._samples = chunk, num_generations
+        self.validation, self.test = data.validation, data.test
+        self.validation_answers = data.validation_answers
         """Given answers, where their loss chooses the best student."""
         self._prompts: PromptStream[Prompt] | None = None
         self._answers: PromptStream[Passage] | None = None
         self._text: PromptStream[Passage] | None = None
-        seed, shuffle = config.seed, config.data.shuffle
-        if config.sampled_answers:
-            kept = self._kept(load_prompts(config, "train"))
-            self._prompts = PromptStream(kept, seed=seed, shuffle=shuffle)
-        if config.text_alone:
-            assert config.text is not None, "text alone is text"
-            blocks, held = load_blocks(config).split(config.text.validation_blocks)
-            self._answers, self.validation_answers = PromptStream(blocks, seed=seed), list(held)
-        elif config.given_answers:
-            kept = self._kept(load_passages(config, "train"))
-            self._answers = PromptStream(kept, seed=seed + bool(self._prompts), shuffle=shuffle)
-        if config.text is not None and config.objective.kind != "sft":  # fine-tuning has no term for it
-            self._text = PromptStream(load_blocks(config), seed=seed)
-        if config.data.validation is not None:
-            if config.validation.metric == "loss":
-                self.validation_answers = self._kept(load_passages(config, "validation"))
-            else:
-                self.validation = self._kept(load_prompts(config, "validation"))
-        if config.data.test is not None:
-            self.test = self._kept(load_prompts(config, "test"))
+        if data.prompts:
+            self._prompts = PromptStream(data.prompts, seed=seed, shuffle=shuffle)
+        if data.answers:
+            # Beside prompts of the same records, answers come in another order.
+            self._answers = PromptStream(
+                data.answers, seed=seed + bool(data.prompts), shuffle=shuffle or is_text(data.answers)
+            )
+        if data.text:
+            self._text = PromptStream(data.text, seed=seed)
 
     def take_prompts(self, count: int) -> list[Prompt]:
         """The next prompts to answer."""
@@ -72,7 +59,7 @@ class DataStreams:
         """Passages into the object store, in pieces."""
         return [
             Chunk(ref=ray.put(list(piece)), summary=BatchSummary.of(piece))
-            for piece in chunked(passages, self._piece)
+            for piece in chunked(passages, self._chunk)
         ]
 
     def cursors(self) -> dict[str, dict[str, int]]:
@@ -80,7 +67,7 @@ class DataStreams:
         return {name: stream.state() for name, stream in self._streams().items()}
 
     def move_to(self, cursors: Mapping[str, Mapping[str, int]]) -> None:
-        """Go on from `cursors` of an earlier process."""
+        """Continue from the `cursors` of an earlier process."""
         for name, stream in self._streams().items():
             stream.move_to(cursors[name])
 
@@ -88,13 +75,9 @@ class DataStreams:
         found = {"prompts": self._prompts, "answers": self._answers, "text": self._text}
         return {name: stream for name, stream in found.items() if stream is not None}
 
-    def _kept(self, kept):
-        self.dropped += kept.dropped
-        return kept.items
-
 
 def offset_samples(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
-    """The prompts; one that comes again gets other sample numbers, and so answers of its own."""
+    """The prompts; a repeated one gets other sample numbers, and so other answers."""
     seen: Counter[str] = Counter()
     found = []
     for prompt in prompts:
@@ -107,15 +90,15 @@ T = TypeVar("T")
 
 
 class PromptStream(Generic[T]):
-    """Items without end: pass after pass over the same ones, each pass in an order of its own.
+    """Items without end: pass after pass over the same items, each pass in its own order.
 
-    The order of pass k depends on (seed, k) alone, so that one number says where the stream stands.
+    The order of pass k depends on (seed, k) alone, so that one number is the position of the stream.
     """
 
     def __init__(self, items: Sequence[T], *, seed: int, shuffle: bool = True):
         """Raises DataError if there is nothing to draw."""
         if not len(items):
-            raise DataError("a stream of prompts needs at least one; look at the data of this run")
+            raise DataError("a stream of prompts needs at least one; check the data of this run")
         self._items, self._seed, self._shuffle = items, seed, shuffle
         self._cursor = 0
         self._pass = -1
@@ -140,8 +123,13 @@ class PromptStream(Generic[T]):
         for name in ("size", "seed"):
             if state[name] != here[name]:
                 raise DataError(
-                    f"the stream of prompts was saved with {name} = {state[name]} and has now"
-                    f" {name} = {here[name]}; resume with the data and seed that the run began with"
+                    Fault(
+                        "",
+                        ABSENT,
+                        f"the stream of prompts was saved with {name} = {state[name]} and now has"
+                        f" {name} = {here[name]}",
+                        "resume with the data and seed that the run began with",
+                    )
                 )
         self._cursor = state["cursor"]
 

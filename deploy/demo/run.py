@@ -23,7 +23,7 @@ from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError, ConfigError
 from .. import demo as data
 from ..config.loader import load_run
-from ..data.tokenize import load_prompts
+from ..preflight.check import check_run
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
 from ..training.driver import Result
@@ -64,10 +64,11 @@ def run_demo(out: Path, keep: bool, console: Console) -> None:
         )
         console.print(WHAT.format(out=out, steps=base.learner.max_steps))
         console.rule("MiniLLM")
-        ours = start_run(base, console)
+        plan = check_run(base)
+        ours = start_run(base, console, plan=plan)
         console.rule("control: further fine-tuning")
         theirs = start_run(control, console)
-        prompts = [p.text for p in load_prompts(base, "test")[:3]]
+        prompts = [prompt.text for prompt in plan.data.test[:3]]
     plot_run(out / "plots", {"MiniLLM": read_metrics(out), "control": read_metrics(out / "control")})
     summary = _summary(out, ours, theirs, str(base.teacher and base.teacher.path), base.student.path)
     summary["seconds"] = round(time.monotonic() - began, 1)

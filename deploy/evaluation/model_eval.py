@@ -24,7 +24,7 @@ from .calibration import choices as chosen
 from .calibration import label_probabilities
 from .exposure import Divergences, exposure_bias
 from .rows import AnswerFigures, GivenFigures, LabelFigures, Part, exposure_rows
-from .store import EvalFolder
+from .store import EvalDir
 from .tasks import Task
 
 
@@ -44,7 +44,7 @@ class ModelEval:
     """One model on one data set."""
 
     def __init__(
-        self, config: EvalConfig, folder: EvalFolder, model: str, task: Task, workers: EvalWorkerGroup,
+        self, config: EvalConfig, folder: EvalDir, model: str, task: Task, workers: EvalWorkerGroup,
         progress: Progress, shared: TeacherAnswers, *, compares: bool, vocabulary: int,
     ):  # fmt: skip
         """`compares`: whether figures that need the teacher are taken."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,15 @@ import yaml
 
 from ...common.config.eval import EvalConfig, EvalData
 from ...common.config.run import ModelConfig
-from ...common.errors import ConfigError
+from ...common.errors import ConfigError, Fault
 from ...common.process import write_atomically
-from .rows import Part, Row
+from .rows import Part, Row, rows_of
 
-FREE = ("models", "data", "cluster", "out", "metrics")
+FREE = ("models", "data", "cluster", "output_dir", "metrics")
 """Settings that may change between two calls on one folder; parts know what they were measured with."""
 
 
-class EvalFolder:
+class EvalDir:
     """Paths of one evaluation, and its parts."""
 
     def __init__(self, path: Path):
@@ -57,13 +57,23 @@ class EvalFolder:
             ]
             if changed:
                 raise ConfigError(
-                    f"out = {self.path} holds an evaluation with other settings ({', '.join(changed)});"
-                    " choose another folder (--out), or delete it",
+                    Fault(
+                        "output_dir",
+                        self.path,
+                        f"holds an evaluation with other settings ({', '.join(changed)})",
+                        "choose another folder (--output-dir), or delete it",
+                        also=tuple(changed),
+                    ),
                     source="this evaluation",
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(
-                f"out = {self.path} holds something else; choose another folder (--out)",
+                Fault(
+                    "output_dir",
+                    self.path,
+                    "holds something other than an evaluation",
+                    "choose another folder (--output-dir)",
+                ),
                 source="this evaluation",
             )
         self.path.mkdir(parents=True, exist_ok=True)
@@ -102,6 +112,52 @@ class EvalFolder:
         return self.path / "parts" / f"{slug(model)}--{slug(data)}.json"
 
 
+class ResultStore:
+    """What is measured: by earlier calls, then part by part. results.json always holds all of it."""
+
+    def __init__(self, folder: EvalDir, marks: Mapping[tuple[str, str], str], wanted: Sequence[str]):
+        """`marks` of each model and data set that are asked for; `wanted` are the metrics."""
+        self._folder = folder
+        self._asked = list(marks)
+        self._parts: dict[tuple[str, str], tuple[Part, list[Row]]] = {}
+        kept = [folder.kept(model, data, mark) for (model, data), mark in marks.items()]
+        known = [part for part in kept if part is not None]
+        for part in (*known, *folder.others(self._asked)):
+            self._parts[part.model, part.data] = part, rows_of(part)
+        # What lacks a figure is measured again; until then its rows stay.
+        self._whole = {(p.model, p.data) for p in known if set(p.metrics).issuperset(wanted)}
+        self._write()
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._whole
+
+    def __len__(self) -> int:
+        """How many of those that are asked for are measured."""
+        return len(self._whole)
+
+    def add(self, part: Part) -> None:
+        """One more part; its rows are in the results from now on."""
+        self._parts[part.model, part.data] = part, rows_of(part)
+        self._whole.add((part.model, part.data))
+        self._write()
+
+    def parts(self) -> list[Part]:
+        """All of them: first those that are asked for, in their order, then those of earlier calls."""
+        return [part for part, _ in self._in_order()]
+
+    def rows(self) -> list[Row]:
+        """As in results.json."""
+        return [row for _, rows in self._in_order() for row in rows]
+
+    def _in_order(self) -> list[tuple[Part, list[Row]]]:
+        asked = [self._parts[key] for key in self._asked if key in self._parts]
+        return asked + [found for key, found in self._parts.items() if key not in self._asked]
+
+    def _write(self) -> None:
+        if self._parts:
+            self._folder.write(self.rows())
+
+
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("model", "data", "metric", "bucket")),
@@ -121,10 +177,10 @@ def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData) -> str:
 
 
 def _matters(section: Any) -> Any:
-    """What of a section decides over figures: not how many actors share the work, nor in which pieces."""
+    """What of a section changes results: not how many actors share the work, nor the size of pieces."""
     if not isinstance(section, dict):
         return section
-    return {key: value for key, value in section.items() if key not in ("actors", "chunk")}
+    return {key: value for key, value in section.items() if key not in ("num_engines", "num_actors", "chunk")}
 
 
 def _files(path: str) -> Any:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...actors.scorer import num_inputs
 from ...common.config.eval import EvalConfig, EvalData
-from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import DataError
 from ...common.types import Dropped, Ids, Passage, Prompt
-from ..data.readers import read_records
-from ..data.tokenize import load_passages, load_prompts, tokenize
+from ..data.readers import Rows, read_rows
+from ..data.tokenize import Limit, TokenizedData, tokenize, tokenize_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +27,7 @@ class Choices:
     """Token ids of each label, [C]."""
     prompts: tuple[Prompt, ...]
     right: tuple[int, ...]
-    """Place of each prompt's right label."""
+    """Index of each prompt's right label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,98 +59,96 @@ class Task:
         return {prompt.id: prompt.references for prompt in self.prompts if prompt.references}
 
 
-def load_task(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EvalRows:
+    """A data set as read, once for all models."""
+
+    name: str
+    rows: Rows
+    data: EvalData
+
+    def label_words(self) -> list[object] | None:
+        """What each row has to choose from; None unless this is a classification task."""
+        column = self.data.choices
+        return None if column not in self.rows.table.column_names else self.rows.table[column][:]
+
+
+def read_eval_rows(data: EvalData, name: str) -> EvalRows:
+    """Read a data set. Raises DataError for what cannot be used."""
+    return EvalRows(name=name, rows=read_rows(data, f"data[{name}]"), data=data)
+
+
+def task_of(
+    source: EvalRows,
     config: EvalConfig,
-    data: EvalData,
-    name: str,
-    model: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     context: int | None = None,
 ) -> Task:
-    """Read a data set for one model; `context` is the most tokens that it can read.
+    """A data set for one model; `context` is the most tokens that it can read.
 
-    Raises DataError for what cannot be used.
+    Prompts are tokenised once. Raises DataError for what cannot be used.
     """
-    run = config.as_run(model, data)
-    prompts = load_prompts(run, "test", tokenizer)
-    dropped = [
-        replace(
-            drop,
-            prompt_id=_renamed(drop.prompt_id, name),
-            detail=drop.detail.replace("data.max_prompt_tokens", "max_prompt_tokens"),
-        )
-        for drop in prompts.dropped
-    ]
-    choices = _choices(data, name, {prompt.id: prompt for prompt in prompts}, tokenizer)
+    tokenized = tokenize_rows(source.rows, source.name, config.prompts, tokenizer)
+    prompts = tokenized.prompts()
+    choices = _choices(source, {prompt.id: prompt for prompt in prompts}, tokenizer)
     given: list[Passage] = []
+    dropped = list(prompts.dropped)
     if config.wants("lm_loss") and not choices and any(prompt.references for prompt in prompts):
-        given, more = _given(config, run, name, tokenizer, context)
+        given, more = _given(tokenized, config.max_reference_tokens, context)
         dropped += more
     return Task(
-        name=name,
-        prompts=tuple(replace(prompt, id=_renamed(prompt.id, name)) for prompt in prompts),
+        name=source.name,
+        prompts=prompts.items,
         given=tuple(given),
         choices=choices,
-        rule=data.extract,
+        rule=source.data.extract,
         dropped=tuple(dropped),
     )
 
 
 def _given(
-    config: EvalConfig, run: RunConfig, name: str, tokenizer: PreTrainedTokenizerBase, context: int | None
+    tokenized: TokenizedData, max_tokens: int, context: int | None
 ) -> tuple[list[Passage], list[Dropped]]:
     """The given answers that the model can read, and those that are left out of lm_loss."""
-    limit = config.max_reference_tokens
-    longer = run.rollout.model_copy(update={"max_new_tokens": limit})
-    passages = load_passages(run.model_copy(update={"rollout": longer}), "test", tokenizer, may_be_none=True)
+    passages = tokenized.passages(Limit("max_reference_tokens", max_tokens), may_be_none=True)
     kept: list[Passage] = []
-    told = [
-        (drop.prompt_id, drop.detail.replace("rollout.max_new_tokens", "max_reference_tokens"))
-        for drop in passages.dropped
-        if drop.reason == "answer_too_long"  # the others were told with the prompts
-    ]
+    # Prompts that are too long, and rows without an answer, are dropped with the prompts.
+    too_long = [(d.prompt_id, d.detail) for d in passages.dropped if d.reason == "answer_too_long"]
     for passage in passages:
         tokens = num_inputs(passage)
         if context is not None and tokens > context:
-            told.append((passage.prompt_id, f"{tokens} tokens with the prompt > {context} positions"))
+            too_long.append((passage.prompt_id, f"{tokens} tokens with the prompt > {context} positions"))
         else:
-            kept.append(replace(passage, prompt_id=_renamed(passage.prompt_id, name)))
+            kept.append(passage)
     dropped = [
-        Dropped(
-            prompt_id=_renamed(prompt_id, name), stage="lm_loss", reason="reference_too_long", detail=detail
-        )
-        for prompt_id, detail in told
+        Dropped(prompt_id=prompt_id, stage="lm_loss", reason="reference_too_long", detail=detail)
+        for prompt_id, detail in too_long
     ]
     return kept, dropped
 
 
-def _renamed(prompt_id: str, name: str) -> str:
-    return f"{name}/{prompt_id.split('/', 1)[1]}"
-
-
 def _choices(
-    data: EvalData, name: str, prompts: Mapping[str, Prompt], tokenizer: PreTrainedTokenizerBase
+    source: EvalRows, prompts: Mapping[str, Prompt], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Choices, ...]:
-    rows = read_records(data.path, data.split, data.subset, data.limit, "data")
-    if data.choices is None or data.choices not in rows.column_names:
+    column = source.label_words()
+    if column is None:
         return ()
     groups: dict[tuple[str, ...], list[tuple[Prompt, int]]] = {}
-    for number, words in enumerate(rows[data.choices]):
-        prompt = prompts.get(f"heldout/{number}")
+    for number, words in enumerate(column):
+        prompt = prompts.get(f"{source.name}/{number}")
         if prompt is None:
-            continue  # dropped, with a message of its own
-        if not isinstance(words, list) or len(words) < 2 or not all(isinstance(w, str) and w for w in words):
+            continue  # dropped, with its own message
+        labels = _labels(words, number, source)
+        if not prompt.references or prompt.references[0] not in labels:
             raise DataError(
-                f"data.choices = {data.choices}: row {number} of {data.path} holds {words!r}; it must be a"
-                " list of at least two label words"
+                source.rows.fault(
+                    "choices",
+                    f"row {number} of {source.data.path} has the answer {prompt.references[:1]}, which is"
+                    f" none of its label words {labels}",
+                    "mend the row",
+                )
             )
-        if not prompt.references or prompt.references[0] not in words:
-            raise DataError(
-                f"data.choices = {data.choices}: row {number} of {data.path} has the answer"
-                f" {prompt.references[:1]}, which is none of its label words {words}; mend the row"
-            )
-        renamed = replace(prompt, id=_renamed(prompt.id, name))
-        groups.setdefault(tuple(words), []).append((renamed, words.index(prompt.references[0])))
+        groups.setdefault(tuple(labels), []).append((prompt, labels.index(prompt.references[0])))
     return tuple(
         Choices(
             labels=tuple(np.asarray(ids, np.int32) for ids in tokenize(tokenizer, words, special=False)),
@@ -160,3 +157,16 @@ def _choices(
         )
         for words, members in groups.items()
     )
+
+
+def _labels(words: object, number: int, source: EvalRows) -> list[str]:
+    labels = [word for word in words if isinstance(word, str) and word] if isinstance(words, list) else []
+    if not isinstance(words, list) or len(labels) < max(2, len(words)):
+        raise DataError(
+            source.rows.fault(
+                "choices",
+                f"row {number} of {source.data.path} holds {words!r}",
+                "give a list of at least two label words",
+            )
+        )
+    return labels

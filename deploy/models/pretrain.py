@@ -1,7 +1,7 @@
-"""A small model from nothing but text: a tokenizer, a LLaMA at random, then an ordinary run on the text.
+"""A small model from plain text only: a tokenizer, a LLaMA with random weights, then an ordinary run.
 
-For studies on CPUs: `minillm pretrain-tiny`. Two models that are to be teacher and student share a tokenizer:
-the second is made with the folder of the first.
+For studies on CPUs: `minillm pretrain-tiny`. A teacher and a student must share a tokenizer: the second is
+made with the folder of the first.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rich.console import Console
 
 from ...common.config.data import TextConfig
 from ...common.config.run import ModelConfig, RunConfig
-from ...common.errors import ConfigError
+from ...common.errors import ABSENT, ConfigError, Fault
 from ..config.loader import Values, merge_defaults, read_settings, validated
 from ..data.readers import documents
 from ..data.tokenize import eos_id
 from ..preflight.rules import CPU_HEAD_DIMS
 from ..training.driver import Result
 from ..training.launch import start_run
-from ..training.run_dir import RunFolder
+from ..training.run_dir import RunDir
 from .inspect import load_tokenizer
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
 )
 HEAD_DIM = CPU_HEAD_DIMS[0]
 SETS = 8
-"""Batches in one set of blocks: how often one can validate or save."""
+"""Batches in one set of blocks: one can validate or save after each set."""
 DEFAULTS: dict[str, Any] = {
     "objective": {"kind": "sft"},
     "text": {"block_tokens": 128, "validation_blocks": 64},
@@ -55,7 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "eval_steps": 100,
     "save_steps": 500,
 }
-"""What a run from nothing has other than distillation."""
+"""Defaults of pre-training that differ from those of distillation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,40 +81,45 @@ class Shape:
         """Width inside the feed-forward part: 8/3 of the width, as in LLaMA, in multiples of 32."""
         return -(-8 * self.width // 3 // 32) * 32
 
-    def faults(self) -> list[str]:
-        """What cannot be, each with its way out."""
+    def faults(self) -> list[Fault]:
+        """Sizes that are impossible."""
         found = []
         least = NUM_BYTES + len(SPECIAL)
         if self.vocabulary < least:
-            found.append(
-                f"--vocabulary {self.vocabulary} has no room for {NUM_BYTES} bytes and {len(SPECIAL)} marks;"
-                f" give at least {least}"
-            )
+            reason = f"has no room for {NUM_BYTES} bytes and {len(SPECIAL)} marks"
+            found.append(Fault("--vocabulary", self.vocabulary, reason, f"give at least {least}"))
         if self.width % self.num_heads or self.width // self.num_heads not in CPU_HEAD_DIMS:
             found.append(
-                f"--width {self.width} over {self.num_heads} heads gives heads of"
-                f" {self.width / self.num_heads:g}, and vLLM on CPUs takes"
-                f" {', '.join(map(str, CPU_HEAD_DIMS))}; try"
-                f" --width {max(1, round(self.width / HEAD_DIM)) * HEAD_DIM} without --heads"
+                Fault(
+                    "--width",
+                    self.width,
+                    f"over {self.num_heads} heads gives heads of {self.width / self.num_heads:g}, and vLLM on"
+                    f" CPUs takes {', '.join(map(str, CPU_HEAD_DIMS))}",
+                    f"try --width {max(1, round(self.width / HEAD_DIM)) * HEAD_DIM} without --heads",
+                    also=("--heads",),
+                )
             )
         return found
 
 
-def plan(files: Sequence[Path], out: Path, steps: int, overrides: Sequence[str], shape: Shape) -> RunConfig:
+def plan(
+    files: Sequence[Path], output_dir: Path, steps: int, overrides: Sequence[str], shape: Shape
+) -> RunConfig:
     """The run that trains the model. Raises ConfigError with all faults of sizes and settings."""
-    faults = shape.faults() if files else ["--text is missing; name at least one file of text"]
+    missing = Fault("--text", ABSENT, "is missing", "name at least one file of text")
+    faults = shape.faults() if files else [missing]
     values = read_settings(None, overrides, "pretrain-tiny", faults)
-    text = files[0] if len(files) == 1 else out / "text.jsonl"
+    text = files[0] if len(files) == 1 else output_dir / "text.jsonl"
     own: Values = {
-        "student": {"path": str((out / "start").absolute())},
+        "student": {"path": str((output_dir / "start").absolute())},
         "text": {"path": str(text.expanduser().absolute())},
         "learner": {"max_steps": steps},
-        "out": str(out),
+        "output_dir": str(output_dir),
     }
     asked = merge_defaults(merge_defaults(DEFAULTS, own), values)
     learner = asked["learner"]
     if isinstance(learner, dict):
-        total, batch = learner.get("steps"), learner.get("batch_size")
+        total, batch = learner.get("max_steps"), learner.get("batch_size")
         if isinstance(batch, int):
             asked = merge_defaults({"rollout": {"rollout_batch_size": SETS * batch}}, asked)
         if isinstance(total, int):
@@ -127,7 +132,7 @@ def plan(files: Sequence[Path], out: Path, steps: int, overrides: Sequence[str],
 
 def pretrain(
     files: Sequence[Path],
-    out: Path,
+    output_dir: Path,
     shape: Shape,
     *,
     steps: int = 1000,
@@ -135,12 +140,12 @@ def pretrain(
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> Result:
-    """Make out/start and train it on the text of `files`; out/best is the result.
+    """Make output_dir/start and train it on the text of `files`; output_dir/best is the result.
 
     Raises ConfigError, DataError or ModelError before anything is trained.
     """
-    config = plan(files, out, steps, overrides, shape)
-    RunFolder(config.output_dir).refuse_to_overwrite()
+    config = plan(files, output_dir, steps, overrides, shape)
+    RunDir(config.output_dir).refuse_to_overwrite()
     texts = [text for file in files for text in documents(TextConfig(path=str(file.expanduser())))]
     known = load_tokenizer(ModelConfig(path=str(tokenizer)), "--tokenizer") if tokenizer else None
     words = known or train_tokenizer(texts, shape.vocabulary)

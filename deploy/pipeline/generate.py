@@ -1,7 +1,7 @@
 """A model's answers to the questions of data.train, drawn by vLLM and kept as a data set to learn from.
 
-A generation is described by an ordinary run file; `as_generation` makes one in which the model that answers
-is the student. Answers go from the engines to the writer of parts; only sizes come by here.
+A generation is read from an ordinary run file (`config.presets.generation_of`). Answers go from the engines
+to the text sink, which writes them in parts; the driver only sees how long they are.
 """
 
 from __future__ import annotations
@@ -13,48 +13,41 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 
 from ...actors.answer_files import ANSWERS, PARTS, Joined, answered, join
-from ...common.config.run import RunConfig
-from ...common.errors import ConfigError, DataError, MinillmError
+from ...common.config.generate import Author, GenerateConfig
+from ...common.errors import ABSENT, ConfigError, DataError, Fault, InputError, collect_error, merge_errors
+from ...common.logs import driver_logs, person_sees
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
 from ..cli.progress import Progress, clock, summary_of
-from ..config.loader import CONFIG_FILE, Values, load_run
-from ..config.presets import Author, as_generation
-from ..data.readers import Questions
-from ..data.tokenize import Kept, load_prompts
-from ..models.inspect import describe_model, load_tokenizer
-from ..preflight.check import collect_error, merge_errors
-from ..preflight.rules import cache_faults, max_tokens, model_faults, resource_faults
+from ..config.loader import CONFIG_FILE, Values, read_settings, validated_as
+from ..config.presets import generation_of
+from ..data.load import ID_PREFIX
+from ..data.readers import Questions, read_rows
+from ..data.tokenize import Kept, Limit, tokenize_rows
+from ..models.inspect import inspect_model
+from ..preflight import rules
 from ..runtime.cluster import cluster
 from ..runtime.placement import engine_bundles
 from ..runtime.workers import start_generate_workers
 
-HEAD = "# Answers to data.train, by `minillm generate`"
-"""How config.yaml of a generation begins, which is no run."""
-MATTERS = (
-    *("student", "data.train", "data.template", "data.system_prompt", "data.max_prompt_tokens", "seed"),
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KIND = "generate"
+"""`do` in the config.yaml of a generation, which tells it from a run."""
+SAMPLING = (
+    *("model", "data.train", "data.template", "data.system_prompt", "data.max_prompt_tokens", "seed"),
     *(
         f"rollout.{name}"
-        for name in ("samples", "max_new_tokens", "temperature", "top_p", "top_k", "precision")
+        for name in ("num_generations", "max_new_tokens", "temperature", "top_p", "top_k", "dtype")
     ),
 )
-"""Settings that decide what is answered and how; half the answers cannot have others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What is asked for: answers by config.student, into config.output_dir."""
-
-    config: RunConfig
-    by: Author
-    """What the run file that was given calls that model."""
-    keep_cut: bool = False
-    """Whether answers that were cut at rollout.max_new_tokens are good enough."""
+"""Settings that decide what is answered and how; all answers of a folder have the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +59,13 @@ class Generated:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """A generation that can start."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GeneratePlan:
+    """A generation that can start: its model and data as they were read."""
 
     prompts: Kept[Prompt]
+    questions: Questions
+    tokenizer: PreTrainedTokenizerBase
     vocabulary: int
 
 
@@ -81,77 +76,102 @@ def load_generation(
     output_dir: Path,
     by: Author = "teacher",
     keep_cut: bool = False,
-) -> Generation:
+) -> GenerateConfig:
     """Read a run file as one that has `by` answer data.train. Raises ConfigError as `load_run` does."""
-    config = load_run(path, [*overrides, f"output_dir={output_dir}"], as_generation(by))
-    return Generation(config=config, by=by, keep_cut=keep_cut)
+    source, faults = f"run file {path}", list[Fault]()
+    values = read_settings(Path(path), [*overrides, _folder_override(output_dir)], source, faults)
+    config = generation_of(values, by, keep_cut, faults)
+    if faults or config is None:
+        raise ConfigError(*faults, source=source)
+    return config
 
 
-def find_existing(folder: Path) -> Generation | None:
+def find_existing(folder: Path) -> GenerateConfig | None:
     """The generation whose answers are in `folder`; None if it holds something else."""
-    file = folder / CONFIG_FILE
-    if not file.exists() or not file.read_text(encoding="utf-8").startswith(HEAD):
+    if _saved(folder) is None:
         return None
-    options: Values = {}
-
-    def change(values: Values, faults: list[str]) -> Values:
-        options.update({key: values.pop(key) for key in ("do", "by", "keep_cut")})
-        return values
-
-    config = load_run(file, [f"output_dir={json.dumps(str(folder))}"], change)
-    return Generation(config=config, by=options["by"], keep_cut=options["keep_cut"])
+    source, faults = f"{folder / CONFIG_FILE}", list[Fault]()
+    values = read_settings(folder / CONFIG_FILE, [_folder_override(folder)], source, faults)
+    config = validated_as(GenerateConfig, {k: v for k, v in values.items() if k != "do"}, faults)
+    if faults or config is None:
+        raise ConfigError(*faults, source=source)
+    return config
 
 
-def preflight(asked: Generation) -> Work:
-    """All that can be found wrong without machines, as `check.check_run` does it for runs."""
-    found: list[MinillmError] = []
-    config, by = asked.config, asked.by
-    faults = config.faults() + resource_faults(
-        config, engine_bundles(config.rollout, config.cluster, os.cpu_count() or 1)
-    )
-    facts = collect_error(found, describe_model, config.student, by)
-    tokenizer = collect_error(found, load_tokenizer, config.student, by) if facts is not None else None
+def _folder_override(folder: Path) -> str:
+    return f"output_dir={json.dumps(str(folder))}"
+
+
+def _saved(folder: Path) -> Values | None:
+    """The config.yaml of a generation, as it stands; None if there is none of a generation."""
+    file = folder / CONFIG_FILE
+    found = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    return found if isinstance(found, dict) and found.get("do") == KIND else None
+
+
+def check_generation(config: GenerateConfig) -> GeneratePlan:
+    """Everything that can be checked without machines, as `check_run` does it for runs."""
+    found: list[InputError] = []
+    facts, tokenizer = inspect_model(config.model, config.by, found)
+    needed = engine_bundles(config.rollout, config.cluster, os.cpu_count() or 1)
+    faults = config.faults() + rules.resource_faults(config.cluster, needed)
     if facts is not None:
-        faults += model_faults(config, by, facts, in_engine=True) + cache_faults(config, facts, None)
-    prompts = (
-        collect_error(found, load_prompts, config, "train", tokenizer) if tokenizer is not None else None
-    )
+        max_prompt = Limit("data.max_prompt_tokens", config.data.max_prompt_tokens)
+        max_answer = Limit("rollout.max_new_tokens", config.rollout.max_new_tokens)
+        faults += rules.room_faults(config.by, facts, max_prompt, max_answer)
+        faults += rules.head_faults(config.by, facts, config.cluster)
+        faults += rules.cache_faults("rollout", config.rollout, [facts], config.max_tokens)
+    rows = collect_error(found, read_rows, config.data.train, "data.train")
+    data = prompts = None
+    if rows is not None and tokenizer is not None:
+        data = collect_error(found, tokenize_rows, rows, ID_PREFIX["train"], config.prompts, tokenizer)
+        prompts = collect_error(found, data.prompts) if data is not None else None
     if faults:
-        found.insert(0, ConfigError(*faults))
+        found.insert(0, ConfigError(*faults, source="this generation"))
     if found:
-        raise merge_errors(found)
+        raise merge_errors(found, "this generation")
     assert facts is not None, "no fault, so there is a model"
     assert tokenizer is not None, "no fault, so there is a tokenizer"
+    assert rows is not None, "no fault, so there are rows"
     assert prompts is not None, "no fault, so there are prompts"
-    return Work(prompts=prompts, vocabulary=min(facts.vocabulary, len(tokenizer)))
+    return GeneratePlan(
+        prompts=prompts,
+        questions=Questions(rows),
+        tokenizer=tokenizer,
+        vocabulary=min(facts.vocabulary, len(tokenizer)),
+    )
 
 
-def generate(asked: Generation, console: Console | None = None) -> Generated:
-    """Answer every question of data.train; goes on where an earlier call stopped.
+def generate(
+    config: GenerateConfig, console: Console | None = None, plan: GeneratePlan | None = None
+) -> Generated:
+    """Answer every question of data.train; continues where an earlier call stopped.
 
-    Raises ConfigError if answers were begun there with other settings, and DataError if every answer was cut.
+    `plan` is what `check_generation` made of these settings, if they were checked already. Raises ConfigError
+    if answers were begun there with other settings, and DataError if every answer was cut.
     """
-    began, config = time.monotonic(), asked.config
-    folder = config.output_dir
+    began, folder = time.monotonic(), config.output_dir
     refuse_other_settings(config)
-    work = preflight(asked)
-    _mark(folder, work.prompts)
-    _save(asked)
+    plan = plan or check_generation(config)
+    _mark(folder, plan.prompts)
+    _save(config)
     with Progress(console or Console()) as progress:
-        _tell(progress, work.prompts.dropped)
+        _tell(progress, plan.prompts.dropped)
         done = answered(folder)
-        left = list(pieces([n for n in range(len(work.prompts)) if n not in done], config.rollout.chunk))
+        left = list(pieces([n for n in range(len(plan.prompts)) if n not in done], config.rollout.chunk))
         if done:
-            progress.say(f"{len(done):,} of {len(work.prompts):,} questions are answered already")
+            progress.say(f"{len(done):,} of {len(plan.prompts):,} questions are answered already")
         if left:
-            _draw(config, work, left, len(done), progress)
-        joined = join(folder, keep_cut=asked.keep_cut)
-        if joined.cut and not asked.keep_cut:
-            progress.say(_cut(joined, config))
+            with driver_logs(folder), person_sees(progress.say):
+                _draw(config, plan, left, len(done), progress)
+        joined = join(folder, keep_cut=config.keep_cut)
+        cut = _cut_fault(joined, config)
+        if joined.cut and not config.keep_cut:
+            progress.say(str(cut))
         if joined.empty:
             progress.say(f"{joined.empty:,} answers ended before they said anything; training drops them")
     if not joined.written:
-        raise DataError(f"{folder / ANSWERS} is empty: {_cut(joined, config)}")
+        raise DataError(cut)
     return Generated(file=folder / ANSWERS, joined=joined, seconds=time.monotonic() - began)
 
 
@@ -165,33 +185,37 @@ def pieces(numbers: Sequence[int], size: int) -> Iterator[range]:
             start = end
 
 
-def _save(asked: Generation) -> None:
-    """Keep all settings in config.yaml; `do` tells that it is no run."""
-    config = asked.config
-    tree = {"do": "generate", "by": "student", "keep_cut": asked.keep_cut} | config.model_dump(mode="json")
+def _save(config: GenerateConfig) -> None:
+    """Keep all settings in config.yaml; `do` tells that it is not a run."""
+    tree = {"do": KIND} | config.model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
-    head = f"{HEAD}; here the {asked.by} that answers is called student.\n"
+    head = "# Answers to data.train, by `minillm generate`; `minillm resume` continues here.\n"
     (config.output_dir / CONFIG_FILE).write_text(head + text, encoding="utf-8")
 
 
-def refuse_other_settings(config: RunConfig) -> None:
+def refuse_other_settings(config: GenerateConfig) -> None:
     """Answers of one folder are all drawn in one way; only the machines may change. Raises ConfigError."""
-    file = config.output_dir / CONFIG_FILE
-    if not file.exists():
+    folder = config.output_dir
+    if not (folder / CONFIG_FILE).exists():
         return
-    find_existing = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(find_existing, dict) or find_existing.get("do") != "generate":
-        raise ConfigError(
-            f"{config.output_dir} holds something other than answers; choose another folder (--out)"
-        )
+    existing = _saved(folder)
+    if existing is None:
+        way_out = "choose another folder (--output-dir)"
+        fault = Fault("output_dir", folder, "holds something other than answers", way_out)
+        raise ConfigError(fault, source="this generation")
     now = config.model_dump(mode="json")
     faults = []
-    for key in MATTERS:
-        before, after = _at(find_existing, key), _at(now, key)
+    for key in SAMPLING:
+        before, after = _at(existing, key), _at(now, key)
         if before != after:
             faults.append(
-                f"{key} = {after}, and the answers in {config.output_dir} were begun with {before}; set it back, or"
-                " write into another folder (--out)"
+                Fault(
+                    config.by if key == "model" else key,
+                    after,
+                    f", and the answers in {folder} were begun with {before}",
+                    "set it back, or write into another folder (--output-dir)",
+                    also=("output_dir",),
+                )
             )
     if faults:
         raise ConfigError(*faults, source="this generation")
@@ -215,12 +239,19 @@ def _mark(folder: Path, prompts: Sequence[Prompt]) -> None:
         file.write_text(json.dumps(mark) + "\n", encoding="utf-8")
     elif json.loads(file.read_text(encoding="utf-8")) != mark:
         raise DataError(
-            f"the questions of data.train are not those that the answers in {folder} were begun with; write"
-            " into another folder (--out), or bring the old data back"
+            Fault(
+                "data.train",
+                ABSENT,
+                f"has other questions than those that the answers in {folder} were begun with",
+                "write into another folder (--output-dir), or bring the old data back",
+                also=("output_dir",),
+            )
         )
 
 
-def _draw(config: RunConfig, work: Work, left: list[range], behind: int, progress: Progress) -> None:
+def _draw(
+    config: GenerateConfig, plan: GeneratePlan, left: list[range], done: int, progress: Progress
+) -> None:
     """Draw what is missing, on all engines, straight into parts."""
     progress.phase("starting engines")
     rollout = config.rollout
@@ -232,38 +263,40 @@ def _draw(config: RunConfig, work: Work, left: list[range], behind: int, progres
         samples=rollout.num_generations,
         seed=zlib.crc32(f"{config.seed}/generate".encode()),
     )
-    assert config.data.train is not None, "a run that samples has prompts"
-    questions = Questions(config.data.train)
     with cluster(config.cluster) as dashboard:
         if dashboard:
             progress.say(f"Ray dashboard: {dashboard}")
         with start_generate_workers(
-            config.student, rollout, config.cluster,
-            vocabulary=work.vocabulary, max_tokens=max_tokens(config),
-        ) as workers:  # fmt: skip
+            config.model,
+            plan.tokenizer,
+            rollout,
+            config.cluster,
+            vocabulary=plan.vocabulary,
+            max_tokens=config.max_tokens,
+        ) as workers:
             samples = rollout.num_generations
-            told = _Told(progress, behind * samples, len(work.prompts) * samples)
-            workers.write_parts(config.output_dir, left, work.prompts, questions.of, spec, told)
+            counter = _AnswerProgress(progress, done * samples, len(plan.prompts) * samples)
+            workers.write_parts(config.output_dir, left, plan.prompts, plan.questions.of, spec, counter)
             for name in workers.lost:
                 progress.say(f"{name} died; the others took over its work")
 
 
-class _Told:
+class _AnswerProgress:
     """Shows how far it is, how fast, and how long it will take."""
 
-    def __init__(self, progress: Progress, behind: int, total: int):
-        self._progress, self._behind, self._total = progress, behind, total
+    def __init__(self, progress: Progress, done: int, total: int):
+        self._progress, self._done, self._total = progress, done, total
         self._answers = self._tokens = 0
         self._began = time.monotonic()
         progress.phase("answers")
-        progress.count(behind, total)
+        progress.count(done, total)
 
     def __call__(self, summary: BatchSummary) -> None:
         self._answers += len(summary)
         self._tokens += sum(summary.answer_tokens)
         seconds = time.monotonic() - self._began
-        left = self._total - self._behind - self._answers
-        self._progress.count(self._behind + self._answers, self._total)
+        left = self._total - self._done - self._answers
+        self._progress.count(self._done + self._answers, self._total)
         self._progress.show(
             drawn=f"{self._tokens / seconds:,.0f} tokens/s", ETA=clock(seconds / max(1, self._answers) * left)
         )
@@ -275,9 +308,10 @@ def _tell(progress: Progress, drops: Sequence[Dropped]) -> None:
         progress.say(line)
 
 
-def _cut(joined: Joined, config: RunConfig) -> str:
-    return (
-        f"{joined.cut:,} of {joined.answers:,} answers were cut at rollout.max_new_tokens ="
-        f" {config.rollout.max_new_tokens} and are left out; raise it (with another --out), or keep them:"
-        " --keep-cut"
+def _cut_fault(joined: Joined, config: GenerateConfig) -> Fault:
+    return Fault(
+        "rollout.max_new_tokens",
+        config.rollout.max_new_tokens,
+        f"cut {joined.cut:,} of {joined.answers:,} answers, which are left out of {ANSWERS}",
+        "raise it (with another --output-dir), or keep them: --keep-cut",
     )

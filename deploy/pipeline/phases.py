@@ -1,4 +1,4 @@
-"""The kinds of phases that a chain can have: how each is read, looked at, run, and what it makes.
+"""The kinds of phases that a chain can have: how each is read, checked and run, and what it makes.
 
 A new kind is one entry of KINDS.
 """
@@ -6,65 +6,67 @@ A new kind is one entry of KINDS.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 
+from ...actors.answer_files import ANSWERS
 from ...common.config.eval import EvalConfig, EvalModel
+from ...common.config.generate import GenerateConfig
 from ...common.config.run import EngineConfig, ModelConfig, RunConfig
-from ...common.errors import ConfigError
+from ...common.errors import Fault
 from ..cli.report import report, report_answers
 from ..config.loader import (
     PATHS,
     Values,
-    checked,
+    checked_eval,
     merge_defaults,
     resolve_listed_paths,
     resolve_path,
     validated,
 )
-from ..config.presets import as_generation, as_sft
-from ..evaluation import runner
+from ..config.presets import as_sft, generation_of
+from ..evaluation.check import check_eval
+from ..evaluation.runner import evaluate, report_evaluation
 from ..preflight.check import Plan, check_run
 from ..training.launch import continue_run, start_run
-from ..training.run_dir import RunFolder
-from . import generate
-from .generate import ANSWERS, Generated, Generation
+from ..training.run_dir import RunDir
+from .generate import check_generation, generate
 
 Paths = dict[str, str]
 """Setting -> the file or folder that it names."""
+PhaseConfig = RunConfig | GenerateConfig | EvalConfig
 SAMPLING = ("temperature", "top_p", "top_k")
 """How engines draw to learn from; an evaluation draws in its own way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What a chain does with phases of one kind. `asked` is what `read` gave."""
+    """What a chain does with phases of one kind. `config` is what `read` gave."""
 
-    read: Callable[[Values, Values, Values, list[str]], Any]
-    """Settings beneath, the phase's own, its options, and a list for faults -> what is asked for, or None."""
-    run: Callable[[Any, Console], Any]
-    """Begin, or go on with what a stopped call left."""
-    told: Callable[[Any], RenderableType]
+    read: Callable[[Values, Values, Values, list[Fault]], PhaseConfig | None]
+    """Settings beneath, the phase's own, its options, and a list for faults -> the settings, or None."""
+    check: Callable[[Any, Mapping[str, ModelConfig], set[str]], Any]
+    """Check models and data, and give a plan; `models` stand in for those that are not there yet, and `later`
+    names data that is not."""
+    run: Callable[[Any, Console, Any], Any]
+    """Begin, or continue what a stopped call left; by a plan, if `check` has made it of all that it needs."""
+    report: Callable[[Any], RenderableType]
     """What came of it, for a person."""
-    config: Callable[[Any], RunConfig | EvalConfig]
     options: Mapping[str, tuple[Any, ...]] | None = None
-    """What may stand in the phase beside settings: name -> values, the first by default."""
+    """What a phase may have in addition to settings: name -> values, the first by default."""
     makes: tuple[str, ...] = ()
     """What later phases can start from, below the phase's folder."""
     trains: bool = False
     """Whether what it makes is a model like config.student."""
     free: tuple[str, ...] = ()
-    """Settings, beside where it runs and writes, that it may have otherwise when it is gone on with."""
-    preflight: Callable[[Any, Mapping[str, ModelConfig], set[str]], Plan | None] | None = None
-    """Check models and data; `models` stand for settings, `later` names data that are not there yet. None =
-    they are looked at when the phase's turn comes."""
+    """Settings, beside where it runs and writes, that may differ when a stopped phase continues."""
 
 
 def over(low: Values, high: Values) -> Values:
-    """The settings of a phase over those beneath; a model or data set that it names begins anew.
+    """The settings of a phase over those beneath; of a model or data set that it names, nothing is kept.
 
     Another file has other columns and splits than the one beneath.
     """
@@ -105,8 +107,10 @@ def named_paths(values: Values) -> Paths:
     return found
 
 
-def paths_of(config: RunConfig | EvalConfig) -> Paths:
+def paths_of(config: PhaseConfig) -> Paths:
     """What a phase starts from."""
+    if isinstance(config, GenerateConfig):
+        return {f"{config.by}.path": config.model.path, "data.train.path": config.data.train.path}
     tree = config.model_dump(mode="json")
     if isinstance(config, RunConfig):
         return named_paths(tree)
@@ -128,94 +132,85 @@ def _without(values: Values, keys: list[str]) -> Values:
     return values | {first: _without(values[first], rest)}
 
 
-def _read_run(low: Values, own: Values, options: Values, faults: list[str]) -> RunConfig | None:
+def _read_run(low: Values, own: Values, options: Values, faults: list[Fault]) -> RunConfig | None:
     return validated(over(low, own), faults)
 
 
-def _read_sft(low: Values, own: Values, options: Values, faults: list[str]) -> RunConfig | None:
+def _read_sft(low: Values, own: Values, options: Values, faults: list[Fault]) -> RunConfig | None:
     return validated(as_sft(options["model"])(over(low, own), faults), faults)
 
 
-def _read_generation(low: Values, own: Values, options: Values, faults: list[str]) -> Generation | None:
-    config = validated(as_generation(options["by"])(over(low, own), faults), faults)
-    return config and Generation(config=config, by=options["by"], keep_cut=options["keep_cut"])
+def _read_generation(low: Values, own: Values, options: Values, faults: list[Fault]) -> GenerateConfig | None:
+    return generation_of(over(low, own), options["by"], options["keep_cut"], faults)
 
 
-def _read_eval(low: Values, own: Values, options: Values, faults: list[str]) -> EvalConfig | None:
+def _read_eval(low: Values, own: Values, options: Values, faults: list[Fault]) -> EvalConfig | None:
     """Of the settings beneath: the teacher, how prompts are made, how engines run, and where."""
     data, rollout = _section(low, "data"), _section(low, "rollout")
     engine = {
         key: rollout[key] for key in EngineConfig.model_fields if key in rollout and key not in SAMPLING
     }
-    taken = {key: low[key] for key in ("teacher", "scoring", "cluster") if key in low}
+    taken = {key: low[key] for key in ("teacher", "teacher_server", "cluster") if key in low}
     taken |= {key: data[key] for key in ("template", "system_prompt", "max_prompt_tokens") if key in data}
     settings = merge_defaults(taken | {"engine": engine}, own)
-    out = Path(str(own["out"])).parent
+    folder = Path(str(own["output_dir"])).parent
     for entry in settings.get("models") or []:  # in tables: sft/best, not where the chain lies
-        if isinstance(entry, dict) and Path(str(entry.get("name"))).is_relative_to(out):
-            entry["name"] = str(Path(entry["name"]).relative_to(out))
-    try:
-        return checked(settings, faults, "this evaluation")
-    except ConfigError as found:
-        faults[:] = found.faults
-        return None
+        if isinstance(entry, dict) and Path(str(entry.get("name"))).is_relative_to(folder):
+            entry["name"] = str(Path(entry["name"]).relative_to(folder))
+    return checked_eval(settings, faults)
 
 
-def _preflight_run(config: RunConfig, models: Mapping[str, ModelConfig], later: set[str]) -> Plan:
+def _check_run(config: RunConfig, models: Mapping[str, ModelConfig], later: set[str]) -> Plan:
     return check_run(config.model_copy(update=dict(models)), later)
 
 
-def _preflight_generation(asked: Generation, models: Mapping[str, ModelConfig], later: set[str]) -> None:
-    if not later:
-        generate.preflight(replace(asked, config=asked.config.model_copy(update=dict(models))))
+def _check_generation(config: GenerateConfig, models: Mapping[str, ModelConfig], later: set[str]) -> Any:
+    if later:
+        return None
+    return check_generation(config.model_copy(update={"model": models.get(config.by, config.model)}))
 
 
-def _preflight_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: set[str]) -> None:
-    """Models that are not there yet are played by those they start from."""
+def _check_eval(config: EvalConfig, models: Mapping[str, ModelConfig], later: set[str]) -> Any:
+    """Check an evaluation; models that are not there yet are represented by those they start from."""
 
-    def played(key: str, model: EvalModel) -> EvalModel:
-        by = models.get(key)
-        return model if by is None else model.model_copy(update=by.model_dump())
+    def stand_in(key: str, model: EvalModel) -> EvalModel:
+        other = models.get(key)
+        return model if other is None else model.model_copy(update=other.model_dump())
 
     data = tuple(d for n, d in enumerate(config.data) if f"data[{n}]" not in later)
-    if data:
-        stand_in = {
-            "models": tuple(played(f"models[{n}]", m) for n, m in enumerate(config.models)),
-            "teacher": config.teacher and played("teacher", config.teacher),
-            "data": data,
-        }
-        runner.preflight(config.model_copy(update=stand_in))
+    if not data:
+        return None
+    changes = {
+        "models": tuple(stand_in(f"models[{n}]", m) for n, m in enumerate(config.models)),
+        "teacher": config.teacher and stand_in("teacher", config.teacher),
+        "data": data,
+    }
+    return check_eval(config.model_copy(update=changes))
 
 
-def _run(config: RunConfig, console: Console) -> Any:
-    existing = RunFolder(config.output_dir).config.exists()
-    return continue_run(config, console) if existing else start_run(config, console)
-
-
-def _answers_told(made: Generated) -> str:
-    return report_answers(made)
+def _run(config: RunConfig, console: Console, plan: Plan | None) -> Any:
+    existing = RunDir(config.output_dir).config.exists()
+    start = continue_run if existing else start_run
+    return start(config, console, plan=plan)
 
 
 STUDENTS = ("best", "last")
 KINDS: dict[str, Kind] = {
     "train": Kind(
-        read=_read_run, run=_run, told=report, config=lambda asked: asked, preflight=_preflight_run,
-        makes=STUDENTS, trains=True,
+        read=_read_run, check=_check_run, run=_run, report=report, makes=STUDENTS, trains=True,
     ),
     "sft": Kind(
-        read=_read_sft, run=_run, told=report, config=lambda asked: asked, preflight=_preflight_run,
-        makes=STUDENTS, trains=True, options={"model": ("student", "teacher")},
+        read=_read_sft, check=_check_run, run=_run, report=report, makes=STUDENTS, trains=True,
+        options={"model": ("student", "teacher")},
     ),
     "generate": Kind(
-        read=_read_generation, run=generate.generate, told=_answers_told, config=lambda asked: asked.config,
-        preflight=_preflight_generation, makes=(ANSWERS,),
+        read=_read_generation, check=_check_generation, run=generate, report=report_answers, makes=(ANSWERS,),
         options={"by": ("teacher", "student"), "keep_cut": (False, True)},
         free=("rollout.num_engines", "rollout.chunk"),
     ),
     "eval": Kind(
-        read=_read_eval, run=runner.evaluate, told=runner.report_evaluation, config=lambda asked: asked,
-        preflight=_preflight_eval,
-        makes=("results.json",), free=("engine.num_engines", "engine.chunk", "teacher_server.num_actors"),
+        read=_read_eval, check=_check_eval, run=evaluate, report=report_evaluation, makes=("results.json",),
+        free=("engine.num_engines", "engine.chunk", "teacher_server.num_actors"),
     ),
 }  # fmt: skip
 """`do` of a phase -> what that means."""

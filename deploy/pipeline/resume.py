@@ -1,4 +1,4 @@
-"""Going on with whatever a folder holds: a chain, answers to a data set, or a run."""
+"""Resuming what a folder holds: a chain, answers to a data set, or a run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..training.driver import Result
 from ..training.launch import resume_run
 from .chain import is_chain, load_chain
 from .generate import Generated, find_existing, generate
-from .runner import Done, run_chain, told
+from .runner import Done, report_chain, run_chain
 
 Resumed = list[Done] | Generated | Result
 """What came of it: of a chain's phases, of a generation, or of a run."""
 
 
 def resume_any(folder: Path, console: Console, callbacks: Sequence[object] = ()) -> Resumed:
-    """Go on as if it had never stopped. Raises ConfigError for a folder that holds none of them.
+    """Continue as if it had never stopped. Raises ConfigError for a folder that holds none of them.
 
     `callbacks` are for a run.
     """
@@ -36,5 +36,5 @@ def resume_any(folder: Path, console: Console, callbacks: Sequence[object] = ())
 def report_resumed(found: Resumed) -> RenderableType:
     """The last screen."""
     if isinstance(found, list):
-        return told(found)
+        return report_chain(found)
     return report_answers(found) if isinstance(found, Generated) else report(found)

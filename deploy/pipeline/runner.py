@@ -1,13 +1,7 @@
-"""Chains: one file whose phases run one after the other, each in a folder of its own below `out`.
+"""Running a chain: everything is checked first, then each phase that is not finished runs in its turn.
 
-    out: runs/whole
-    base: {teacher: {path: large}, data: {train: {path: train.jsonl}}}    # settings beneath every phase
-    phases:
-      sft:     {do: sft, student: {path: small}}
-      minillm: {do: train, student: {path: "${output_dir}/sft/best"}}
-
-All settings are checked before the first phase begins. What an earlier phase will make is checked when its
-turn comes; until then a model is represented by the one that it starts from.
+What an earlier phase will make is checked when it is there; until then a model is represented by the one that
+it starts from.
 """
 
 from __future__ import annotations
@@ -22,12 +16,12 @@ from typing import Any
 from rich.console import Console
 
 from ...common.config.run import ModelConfig, RunConfig
-from ...common.errors import ConfigError, MinillmError
+from ...common.errors import ConfigError, Fault, InputError, join_scopes
 from ..cli.progress import clock
 from ..preflight.check import Plan
 from ..runtime.cluster import cluster
-from .chain import Chain, Phase, _lines, _pending
-from .state import _finished, _refuse_other_settings, _remember, _save
+from .chain import Chain, Phase
+from .state import finished, refuse_other_settings, remember, save_chain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,70 +32,85 @@ class Done:
     folder: Path
     seconds: float
     result: Any
-    """None where it was finished before."""
+    """None if it was finished before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checked:
+    """A phase that was checked before the chain began."""
+
+    plan: Any
+    whole: bool
+    """Whether everything was there that the phase needs, so that it can run by this plan."""
 
 
 def check_chain(chain: Chain) -> dict[str, Plan]:
-    """Look at models and data of all phases that are not finished; plans of those that are runs.
+    """Check models and data of all phases that are not finished; the plans of those that are runs.
 
     Raises a ConfigError that lists what is wrong in any of them.
     """
-    behind, plans, found = _finished(chain), {}, {}
-    stand_in: dict[str, ModelConfig] = {}
+    plans = {name: checked.plan for name, checked in check_phases(chain).items()}
+    return {name: plan for name, plan in plans.items() if isinstance(plan, Plan)}
+
+
+def check_phases(chain: Chain) -> dict[str, Checked]:
+    """Check all phases that are not finished, as far as can be. Raises ConfigError as `check_chain` does."""
+    done, checked, found = finished(chain), {}, list[Fault]()
+    stand_ins: dict[str, ModelConfig] = {}
     for phase in chain.phases:
         try:
-            if phase.name not in behind and (plan := _preflight(phase, stand_in)) is not None:
-                plans[phase.name] = plan
-        except MinillmError as fault:
-            for line in fault.faults if isinstance(fault, ConfigError) else str(fault).split("\n  "):
-                found.setdefault(line, []).append(phase.name)
-        config = phase.kind.config(phase.asked)
-        if phase.kind.trains and isinstance(config, RunConfig):
-            model = stand_in.get(config.student.path, config.student)
-            stand_in |= {str(phase.out / made): model for made in phase.kind.makes}
+            if phase.name not in done:
+                checked[phase.name] = _check(phase, stand_ins)
+        except InputError as error:
+            found += [fault.within(phase.place) for fault in error.faults]
+        if phase.kind.trains and isinstance(phase.config, RunConfig):
+            model = stand_ins.get(phase.config.student.path, phase.config.student)
+            stand_ins |= {str(phase.output_dir / made): model for made in phase.kind.makes}
     if found:
-        raise ConfigError(*_lines(found), source=f"chain {chain.out}")
-    return plans
+        raise ConfigError(*join_scopes(found), source=f"chain {chain.output_dir}")
+    return checked
 
 
 def run_chain(chain: Chain, console: Console | None = None) -> list[Done]:
-    """Run every phase that is not finished; go on with one that was begun.
+    """Run every phase that is not finished; continue one that was begun.
 
     Raises ConfigError before anything starts if one that was begun has other settings now.
     """
     console = console or Console()
-    _refuse_other_settings(chain)
-    check_chain(chain)
-    _save(chain)
-    behind = _finished(chain)
-    left = [phase for phase in chain.phases if phase.name not in behind]
+    refuse_other_settings(chain)
+    checked = check_phases(chain)
+    save_chain(chain)
+    before = finished(chain)
+    left = [phase for phase in chain.phases if phase.name not in before]
     done = [
-        Done(name=phase.name, folder=phase.out, seconds=behind[phase.name], result=None)
+        Done(name=phase.name, folder=phase.output_dir, seconds=before[phase.name], result=None)
         for phase in chain.phases
-        if phase.name in behind
+        if phase.name in before
     ]
-    clusters = [phase.kind.config(phase.asked).cluster for phase in left]
+    clusters = [phase.config.cluster for phase in left]
     one = len({(c.address, c.cpus, c.dashboard) for c in clusters}) == 1
     with cluster(clusters[0]) if one else nullcontext("") as dashboard:
         if dashboard:
             console.print(f"Ray dashboard: {dashboard}", highlight=False)
         for phase in left:
-            done.append(_run(chain, phase, console))
+            # Taken out, so that the data of a finished phase is not held to the end.
+            known = checked.pop(phase.name)
+            done.append(_run(chain, phase, console, known.plan if known.whole else None))
     return sorted(done, key=lambda each: [phase.name for phase in chain.phases].index(each.name))
 
 
-def _run(chain: Chain, phase: Phase, console: Console) -> Done:
-    console.rule(f"{phase.name}: {phase.out}")
+def _run(chain: Chain, phase: Phase, console: Console, plan: Any) -> Done:
+    console.rule(f"{phase.name}: {phase.output_dir}")
     began = time.monotonic()
-    _remember(chain, phase, None)
-    result = phase.kind.run(phase.asked, console)
+    remember(chain, phase, None)
+    result = phase.kind.run(phase.config, console, plan)
     seconds = time.monotonic() - began
-    _remember(chain, phase, seconds)
-    console.print(phase.kind.told(result), highlight=False)
-    return Done(name=phase.name, folder=phase.out, seconds=seconds, result=result)
+    remember(chain, phase, seconds)
+    console.print(phase.kind.report(result), highlight=False)
+    return Done(name=phase.name, folder=phase.output_dir, seconds=seconds, result=result)
 
 
-def told(done: Sequence[Done]) -> str:
+def report_chain(done: Sequence[Done]) -> str:
     """A line for each phase."""
     width = max(len(each.name) for each in done)
     return "\n".join(
@@ -111,16 +120,18 @@ def told(done: Sequence[Done]) -> str:
     )
 
 
-def _preflight(phase: Phase, stand_in: Mapping[str, ModelConfig]) -> Plan | None:
-    """Check the phase as far as can be; models that are not there yet are played by where they come from."""
-    if phase.kind.preflight is None:
-        return None
+def _check(phase: Phase, stand_ins: Mapping[str, ModelConfig]) -> Checked:
+    """Check a phase as far as can be."""
     models: dict[str, ModelConfig] = {}
     later: set[str] = set()
-    for key, path in _pending(phase).items():
+    pending = phase.pending()
+    for key, path in pending.items():
         name = key.removesuffix(".path")
         if name in ("student", "teacher") or name.startswith("models["):
-            models[name] = stand_in[path]
+            if path not in stand_ins:
+                reason = "is made by an earlier phase, but is not a model"
+                raise ConfigError(Fault(key, path, reason, "name best or last of a phase that trains"))
+            models[name] = stand_ins[path]
         else:
             later.add(name.removeprefix("data."))
-    return phase.kind.preflight(phase.asked, models, later)
+    return Checked(plan=phase.kind.check(phase.config, models, later), whole=not pending)

@@ -1,1 +1,1 @@
-"""Everything that is checked before machines are reserved, and the plan of what will stand where."""
+"""Everything that is checked before machines are reserved, and the plan of what will run where."""

@@ -1,4 +1,4 @@
-"""What memory each process of a run needs: parameters are counted, activations estimated.
+"""The memory that each process of a run needs: parameters are counted, activations estimated.
 
 A model is counted in every process that holds it. Estimates of activations were fitted to GPT-2 and LLaMA in
 float32 on a CPU (10 to 20 % off there); allocators, and attention without a fused kernel, take more.
@@ -6,11 +6,11 @@ float32 on a CPU (10 to 20 % off there); allocators, and attention without a fus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...actors.vllm_engine import BLOCK_TOKENS, PREFILL_TOKENS
-from ...common.config.run import RunConfig
+from ...common.config.run import EngineConfig, RunConfig
 from ...common.divergence import PART_LOGITS
 from ..models.inspect import ModelFacts
 
@@ -21,7 +21,7 @@ RUNTIME = {"learner": 500 * MIB, "rollout": 1200 * MIB, "teacher": 450 * MIB, "w
 CHUNK_TENSORS = {"jsd": 4, "skew_kl": 4, "skew_reverse_kl": 4, "atkd": 5, "akl": 8}
 """[chunk, vocabulary] tensors that a divergence holds at a time, read off its code; 2 if it is not here."""
 PARTS = ("student", "teacher", "gradients", "optimiser", "activations", "KV cache", "buckets", "runtime")
-"""Columns of the plan, in order. A learner's "teacher" is the frozen output layer alone."""
+"""Columns of the plan, in order. A learner's "teacher" is only the frozen output layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def rollout_memory(
 ) -> Memory:
     """One vLLM engine; it holds the teacher too where answers are drawn from the mixture."""
     settings, size = config.rollout, BYTES[config.rollout.dtype]
-    held = [student, teacher] if mixes(config) and teacher else [student]
+    held = in_engine(config, student, teacher)
     tokens = min(PREFILL_TOKENS, settings.max_num_seqs * config.data.max_prompt_tokens)
     logits = (len(held) + 2) * settings.max_num_seqs * vocabulary * 4
     states = 0
@@ -97,7 +97,7 @@ def learner_memory(
     return Memory(
         parts={
             "student": weights,
-            "teacher": head if needs_teacher_head(config) else 0,
+            "teacher": head if config.asks_teacher else 0,
             "gradients": gradients,
             "optimiser": moments + master,
             "activations": _trained(config, student, vocabulary),
@@ -121,7 +121,7 @@ def store_memory(
     )
     drawn = config.rollout.rollout_batch_size * config.rollout.max_new_tokens
     states = head = 0
-    if teacher is not None and needs_teacher_head(config):
+    if teacher is not None and config.asks_teacher:
         head = vocabulary * teacher.hidden * BYTES[config.teacher_server.dtype]
         states = drawn * teacher.hidden * BYTES[config.teacher_server.hidden_dtype]
     return Memory(
@@ -133,22 +133,16 @@ def store_memory(
     )
 
 
-def cache_tokens(config: RunConfig, student: ModelFacts, teacher: ModelFacts | None) -> int:
-    """Tokens whose keys and values fit into one engine's cache, in whole blocks."""
-    held = [student, teacher] if mixes(config) and teacher else [student]
-    values = sum(2 * m.layers * m.kv_heads * m.head_dim for m in held)
-    per_block = values * BYTES[config.rollout.dtype] * BLOCK_TOKENS
-    return int(config.rollout.kv_cache_gib * GIB) // per_block * BLOCK_TOKENS
+def cache_tokens(engine: EngineConfig, models: Sequence[ModelFacts]) -> int:
+    """Tokens whose keys and values fit into the cache of an engine that holds `models`, in whole blocks."""
+    values = sum(2 * m.layers * m.kv_heads * m.head_dim for m in models)
+    per_block = values * BYTES[engine.dtype] * BLOCK_TOKENS
+    return int(engine.kv_cache_gib * GIB) // per_block * BLOCK_TOKENS
 
 
-def mixes(config: RunConfig) -> bool:
-    """Whether the rollout engines hold the teacher."""
-    return config.samples_answers and config.teacher is not None and config.rollout.teacher_mix > 0
-
-
-def needs_teacher_head(config: RunConfig) -> bool:
-    """Whether learner ranks hold the teacher's output layer: for the loss, or to measure the reverse KL."""
-    return config.asks_teacher
+def in_engine(config: RunConfig, student: ModelFacts, teacher: ModelFacts | None) -> list[ModelFacts]:
+    """The models that each rollout engine of a run holds."""
+    return [student, teacher] if teacher is not None and config.mixes_teacher else [student]
 
 
 def _passing(model: ModelFacts, tokens: int, size: int) -> int:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from .memory import GIB, MIB, PARTS
-
-if TYPE_CHECKING:
-    pass
-
 from .check import Plan
+from .memory import GIB, MIB, PARTS
 
 
 def render(plan: Plan) -> RenderableType:
@@ -27,13 +21,13 @@ def render(plan: Plan) -> RenderableType:
             sizes = (facts.parameters, facts.layers, facts.hidden, facts.vocabulary)
             models.add_row(name, *(f"{n:,}" for n in sizes), str(facts.context or "any"), facts.path)
     everything = plan.store.total + sum(p.count * p.memory.total for p in plan.processes)
-    records = ", ".join(f"{count:,} {name}" for name, count in plan.records.items())
+    records = ", ".join(f"{count:,} {name}" for name, count in plan.data.records.items())
     return Group(
         models,
         "",
         _process_table(plan),
         f"About {everything / GIB:.2f} GiB in all. Parameters are counted, activations estimated; a learner's"
-        " teacher is the teacher's output layer alone; buckets are those of rank 0.",
+        " teacher is only the teacher's output layer; buckets are those of rank 0.",
         f"Records: {records}. Words that the models share: {plan.vocabulary:,}. Longest prompt with answer:"
         f" {plan.max_tokens} tokens.",
         *(f"[yellow]Note:[/] {escape(note)}." for note in plan.notes),
@@ -56,7 +50,7 @@ def _process_table(plan: Plan) -> Table:
     for part in PARTS:
         table.add_row(part, *(_size(m.parts.get(part, 0)) for m in held))
     table.add_section()
-    table.add_row("together", *(_size(m.total) for m in held))
+    table.add_row("total", *(_size(m.total) for m in held))
     return table
 
 

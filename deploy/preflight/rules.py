@@ -1,4 +1,4 @@
-"""What can be wrong between settings, models and declared machines, each as one line with its way out."""
+"""What can be wrong between settings, models, data and machines, as faults; and what is worth a note."""
 
 from __future__ import annotations
 
@@ -9,83 +9,113 @@ from typing import TYPE_CHECKING
 import ray
 
 from ...actors.vllm_engine import end_of_sequence_ids
-from ...common.config.run import ClusterConfig, RunConfig
+from ...common.config.data import TextConfig
+from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
+from ...common.errors import ABSENT, DataError, Fault, shown
+from ...common.types import Prompt
+from ..data.load import RunData
+from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts
-from ..runtime.placement import Bundle, bundles, needs_rollouts
-from .memory import cache_tokens, mixes
+from ..runtime.placement import Bundle
+from .memory import cache_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM 0.32 takes on CPUs."""
+LOCAL = "a local Ray cluster"
 
 
-def max_tokens(config: RunConfig) -> int:
-    """Most tokens of a prompt and its answer, in training or measuring."""
-    if not reads_prompts(config) and config.text is not None:
-        return config.text.block_tokens
-    longest = config.rollout.max_new_tokens
-    if config.data.validation is not None or config.data.test is not None:
-        longest = max(longest, config.validation.max_new_tokens or 0)
-    return config.data.max_prompt_tokens + longest
-
-
-def reads_prompts(config: RunConfig) -> bool:
-    """Whether the run has any data but plain text."""
-    return not config.text_alone or any((config.data.validation, config.data.test))
-
-
-def model_faults(
-    config: RunConfig, key: str, facts: ModelFacts, *, in_engine: bool | None = None
-) -> list[str]:
-    """Whether student or teacher (`key`) can read what it will be given, and vLLM its attention.
-
-    `in_engine`: whether vLLM will hold it; None = as in a run.
-    """
-    found: list[str] = []
-    prompt, need, context = config.data.max_prompt_tokens, max_tokens(config), facts.context
-    answer = need - prompt
-    if context is not None and need > context and reads_prompts(config):
-        way_out = (
-            f"set data.max_prompt_tokens={context - answer}, or a smaller rollout.max_new_tokens"
-            if answer < context
-            else f"set rollout.max_new_tokens well below {context}"
-        )
-        found.append(
-            f"data.max_prompt_tokens = {prompt} leaves no room for an answer of {answer} tokens in the"
-            f" {context} positions of the {key} ({facts.path}); {way_out}"
-        )
-    if context is not None and config.text is not None and config.text.block_tokens > context:
-        found.append(
-            f"text.block_tokens = {config.text.block_tokens} is more than the {context} positions of the"
-            f" {key} ({facts.path}); try {context}"
-        )
-    if in_engine is None:
-        in_engine = needs_rollouts(config) and (key == "student" or mixes(config))
-    if in_engine and not config.cluster.rollout_gpus and facts.head_dim not in CPU_HEAD_DIMS:
-        found.append(
-            f"{key}.path = {facts.path} has attention heads of size {facts.head_dim}, and vLLM on CPUs takes"
-            f" {', '.join(map(str, CPU_HEAD_DIMS))}; use another model, or GPUs (cluster.rollout_gpus=1)"
-        )
-    return found
-
-
-def end_faults(config: RunConfig, vocabulary: int | None) -> list[str]:
-    """Whether an answer can end before its limit."""
-    ends = end_of_sequence_ids(config.student.path)
-    if not needs_rollouts(config) or vocabulary is None or any(end < vocabulary for end in ends):
+def room_faults(name: str, facts: ModelFacts, max_prompt: Limit, max_answer: Limit) -> list[Fault]:
+    """Whether the longest prompt with the longest answer fits into the positions of the model `name`."""
+    context = facts.context
+    if context is None or max_prompt.value + max_answer.value <= context:
         return []
-    named = f"only {ends}, which are outside the {vocabulary} words" if ends else "no end-of-sequence token"
+    if max_answer.value < context:
+        way_out = f"set {max_prompt.key}={context - max_answer.value}, or a smaller {max_answer.key}"
+    else:
+        way_out = f"set {max_answer.key} well below {context}"
     return [
-        f"student.path = {config.student.path} names {named}, so every answer would run to"
-        " rollout.max_new_tokens; set eos_token_id in its generation_config.json"
+        Fault(
+            max_prompt.key,
+            max_prompt.value,
+            f"leaves no room for an answer of {max_answer.value} tokens in the {context} positions of"
+            f" {name}.path = {facts.path}",
+            way_out,
+            also=(max_answer.key, f"{name}.path"),
+        )
     ]
 
 
-def end_notes(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def text_faults(name: str, facts: ModelFacts, text: TextConfig) -> list[Fault]:
+    """Whether a block of plain text fits into the positions of the model `name`."""
+    if facts.context is None or text.block_tokens <= facts.context:
+        return []
+    return [
+        Fault(
+            "text.block_tokens",
+            text.block_tokens,
+            f"is more than the {facts.context} positions of {name}.path = {facts.path}",
+            f"try {facts.context}",
+            also=(f"{name}.path",),
+        )
+    ]
+
+
+def head_faults(name: str, facts: ModelFacts, cluster: ClusterConfig) -> list[Fault]:
+    """Whether vLLM, which will hold the model `name`, takes its attention heads on CPUs."""
+    if cluster.rollout_gpus or facts.head_dim in CPU_HEAD_DIMS:
+        return []
+    return [
+        Fault(
+            f"{name}.path",
+            facts.path,
+            f"has attention heads of size {facts.head_dim}, and vLLM on CPUs takes"
+            f" {', '.join(map(str, CPU_HEAD_DIMS))}",
+            "use another model, or GPUs (cluster.rollout_gpus=1)",
+            also=("cluster.rollout_gpus",),
+        )
+    ]
+
+
+def cache_faults(
+    section: str, engine: EngineConfig, models: Sequence[ModelFacts], max_tokens: int
+) -> list[Fault]:
+    """Whether the cache of an engine, set in `section`, holds at least one prompt with its answer."""
+    room = cache_tokens(engine, models)
+    if room >= max_tokens:
+        return []
+    given = engine.kv_cache_gib
+    return [
+        Fault(
+            f"{section}.kv_cache_gib",
+            given,
+            f"holds the keys and values of {room} tokens, and one prompt with its answer takes {max_tokens}",
+            f"try {1.1 * given * max_tokens / room:.2g}" if room else f"try {2 * given:g} or more",
+        )
+    ]
+
+
+def end_faults(name: str, path: str, vocabulary: int, max_answer: Limit) -> list[Fault]:
+    """Whether an answer of the model `name` can end before its limit."""
+    ends = end_of_sequence_ids(path)
+    if any(end < vocabulary for end in ends):
+        return []
+    named = f"only {ends}, which are outside the {vocabulary} words" if ends else "no end-of-sequence token"
+    return [
+        Fault(
+            f"{name}.path",
+            path,
+            f"names {named}, so every answer would run to {max_answer.key}",
+            "set eos_token_id in its generation_config.json",
+        )
+    ]
+
+
+def end_notes(path: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Whether given answers end as sampled ones do."""
-    ends, given = end_of_sequence_ids(config.student.path), tokenizer.eos_token_id
+    ends, given = end_of_sequence_ids(path), tokenizer.eos_token_id
     if not ends or given is None or given in ends:
         return []
     return [
@@ -94,40 +124,78 @@ def end_notes(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[str
     ]
 
 
-def cache_faults(config: RunConfig, student: ModelFacts, teacher: ModelFacts | None) -> list[str]:
-    """Whether an engine's cache holds at least one prompt with its answer."""
-    room, need = cache_tokens(config, student, teacher), max_tokens(config)
-    if not needs_rollouts(config) or room >= need:
+def metric_errors(metric: str, prompts: Sequence[Prompt], has_teacher: bool) -> list[DataError]:
+    """Whether validation.metric can be measured on the validation prompts."""
+    bare = sum(not prompt.references for prompt in prompts)
+    of_all = f"{bare} of {len(prompts)} prompts of data.validation"
+    name_column = "name their column in data.validation.output"
+    if metric == "rouge_l" and bare:
+        reason = f"needs right answers, and {of_all} have none"
+        way_out = f"set validation.metric=reverse_kl, or {name_column}"
+    elif metric == "auto" and bare and not has_teacher:
+        reason = f"has nothing to measure: {of_all} have no right answer, and there is no teacher"
+        way_out = f"{name_column}, or set teacher.path"
+    else:
         return []
-    given = config.rollout.kv_cache_gib
-    way_out = f"try {1.1 * given * need / room:.2g}" if room else f"try {2 * given:g} or more"
+    also = ("data.validation.output", "teacher")
+    return [DataError(Fault("validation.metric", metric, reason, way_out, also=also))]
+
+
+def preset_notes(config: RunConfig) -> list[str]:
+    """Which settings of objective.preset the run file overrides."""
     return [
-        f"rollout.kv_cache_gib = {given:g} holds the keys and values of {room} tokens, and one prompt with its"
-        f" answer takes {need}; {way_out}"
+        f"objective.preset = {config.objective.preset} sets {name} = {shown(preset)}, and this run has"
+        f" {shown(here)}"
+        for name, (preset, here) in config.preset_overrides().items()
     ]
 
 
-def resource_faults(config: RunConfig, needed: Sequence[Bundle] | None = None) -> list[str]:
-    """Whether all actors together reserve no more than is declared, as far as that is known.
+def data_notes(config: RunConfig, data: RunData) -> list[str]:
+    """What is not used, is dropped, or comes twice."""
+    notes = []
+    for name, drops in data.dropped.items():
+        if drops:
+            reasons = ", ".join(sorted({drop.reason for drop in drops}))
+            notes.append(f"data.{name}: {len(drops)} records are dropped ({reasons})")
+    if config.text is not None and config.objective.kind == "sft" and not config.text_alone:
+        notes.append("text is not used: objective.kind = sft learns from data.train only")
+    mix = config.rollout.teacher_mix
+    if config.objective.kind == "kd" and config.samples_answers and 0 < mix < 1:
+        notes.append(
+            f"kd learns from answers of student and teacher mixed (rollout.teacher_mix = {mix:g});"
+            " GKD's and DistiLLM's are the student's own: rollout.teacher_mix=0"
+        )
+    name = "text" if config.text_alone else "train"
+    have = data.records.get(name)
+    need = max(config.sampled_answers // config.rollout.num_generations, config.given_answers)
+    if have is not None and have < need:
+        source = "text" if config.text_alone else "data.train"
+        notes.append(f"a set takes {need} records, {source} has {have}: some come twice in it")
+    return notes
 
-    `needed` are the actors; None = those of a run.
-    """
-    have = declared(config.cluster)
+
+def resource_faults(cluster: ClusterConfig, needed: Sequence[Bundle]) -> list[Fault]:
+    """Whether `needed` and a writer reserve no more than is declared, as far as that is known."""
+    have = declared(cluster)
     if have is None:
         return []
-    needed = bundles(config, os.cpu_count() or 1) if needed is None else needed
     need = {
-        "CPU": sum(p.cpus for p in needed) + config.cluster.writer_cpus,
+        "CPU": sum(p.cpus for p in needed) + cluster.writer_cpus,
         "GPU": sum(p.gpus for p in needed),
     }
     found = []
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0) + 1e-6:
-            settings = ", ".join(f"cluster.{p.role}_{kind.lower()}s" for p in _one_each(needed))
+            settings = tuple(f"cluster.{p.role}_{kind.lower()}s" for p in _one_each(needed))
             found.append(
-                f"the run reserves {amount:g} {kind}s ({_terms(needed, kind, config)}), and"
-                f" {where(config.cluster)} declares {have.get(kind, 0.0):g}; lower {settings},"
-                " or use fewer actors or ranks"
+                Fault(
+                    "cluster",
+                    ABSENT,
+                    f"reserves {amount:g} {kind}s ({_terms(needed, kind, cluster)}), and {where(cluster)}"
+                    f" declares {have.get(kind, 0.0):g}",
+                    f"lower {', '.join(settings)}, or use fewer actors or ranks",
+                    also=settings,
+                )
             )
     return found
 
@@ -145,23 +213,23 @@ def declared(cluster: ClusterConfig) -> Mapping[str, float] | None:
 
 
 def where(cluster: ClusterConfig) -> str:
-    """The machine or cluster that a run will stand on, in words."""
+    """The machine or cluster that a run will use, in words."""
     if ray.is_initialized():
         return "the Ray cluster that this process is connected to"
     if address := cluster.address or os.environ.get("RAY_ADDRESS"):
         return f"the Ray cluster at {address}"
-    return "a local Ray cluster"
+    return LOCAL
 
 
 def _one_each(needed: Sequence[Bundle]) -> list[Bundle]:
     return list({bundle.role: bundle for bundle in needed}.values())
 
 
-def _terms(needed: Sequence[Bundle], kind: str, config: RunConfig) -> str:
+def _terms(needed: Sequence[Bundle], kind: str, cluster: ClusterConfig) -> str:
     terms = []
     for one in _one_each(needed):
         count = sum(bundle.role == one.role for bundle in needed)
         terms.append(f"{one.role} {count} x {one.cpus if kind == 'CPU' else one.gpus:g}")
     if kind == "CPU":
-        terms.append(f"writer {config.cluster.writer_cpus:g}")
+        terms.append(f"writer {cluster.writer_cpus:g}")
     return ", ".join(terms)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from ...common.errors import ConfigError, DataError, MinillmError
+from ...common.errors import ConfigError, DataError, Fault, InputError, MinillmError
 from ..evaluation.buckets import ALL
 from ..training.metrics_log import read_metrics
 
@@ -105,13 +105,13 @@ def read_sources(folders: Sequence[Path], labels: Sequence[str] = ()) -> Sources
     evaluation's folder behind it where several evaluations have that name. Raises ConfigError that lists
     every folder that cannot be used.
     """
-    faults = _label_faults(folders, labels)
+    faults: list[Fault | str] = [*_label_faults(folders, labels)]
     found: list[tuple[list[dict[str, Any]] | None, list[Score], list[PairedTest]]] = []
     for folder in folders:
         try:
             found.append(_read(folder))
         except MinillmError as error:
-            faults += error.faults if isinstance(error, ConfigError) else [str(error)]
+            faults += error.faults if isinstance(error, InputError) else [str(error)]
     if faults:
         raise ConfigError(*faults, source="this comparison")
 

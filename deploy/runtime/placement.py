@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import (
 from ...common.config.eval import EvalConfig
 from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
 from ...common.errors import ClusterError
+from ...common.logs import LogTarget
 from ...common.process import OPENMP
 
 PROCESS = OPENMP | {
@@ -34,6 +35,12 @@ PROCESS = OPENMP | {
 
 def _process() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in PROCESS.items()}
+
+
+def _logs() -> dict[str, str]:
+    """Where the actors log: where this process does."""
+    target = LogTarget.of_process()
+    return {} if target is None else target.environment()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +139,7 @@ class Reservation:
             "name": name,
             "num_cpus": bundle.cpus,
             "num_gpus": bundle.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(bundle.threads), **_process()}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(bundle.threads), **_process(), **_logs()}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 placement_group=self._group, placement_group_bundle_index=index
             ),
@@ -144,6 +151,7 @@ class Reservation:
         return {
             "name": "writer",
             "num_cpus": self._writer_cpus,
+            "runtime_env": {"env_vars": _logs()},
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }
 

@@ -24,12 +24,13 @@ from ...common.metrics import MOST_STATES_GAP, Metrics
 from ...common.process import ProcessFacts, peak_resident
 from ...common.types import BatchSummary, Ids, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
-from ..models.inspect import load_tokenizer
 from .learner_group import LearnerGroup
 from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
 from .pool import Chunk, Pool, chunked, result_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
     from ...actors.answer_files import Question
     from ...actors.measurer import LabelLogprobs, PassageMeasure
 
@@ -45,7 +46,9 @@ def no_op(summary: BatchSummary) -> None:
 class ActorGroup:
     """What all groups share: a text sink, engines that answer prompts, and one start and end."""
 
-    def __init__(self, reserved: Reservation, cluster: ClusterConfig, engine: EngineConfig, tokenizer: Any):
+    def __init__(
+        self, reserved: Reservation, cluster: ClusterConfig, engine: EngineConfig, tokenizer: Tokenizer
+    ):
         self.facts: list[ProcessFacts] = []
         """About each actor's process, from the time when it became ready."""
         self._reserved, self._cluster, self._engine = reserved, cluster, engine
@@ -108,19 +111,20 @@ class WorkerGroup(ActorGroup):
     """All roles of a run, by what the driver asks of them."""
 
     def __init__(
-        self, reserved: Reservation, config: RunConfig, rollouts: Path, *, vocabulary: int, max_tokens: int
-    ):
+        self, reserved: Reservation, config: RunConfig, rollouts: Path, tokenizer: Tokenizer, *,
+        vocabulary: int, max_tokens: int,
+    ):  # fmt: skip
         """`rollouts`: the folder of the files of answers; `max_tokens`: of a prompt and its answer."""
         student, teacher = config.student, config.teacher
-        super().__init__(reserved, config.cluster, config.rollout, load_tokenizer(student, "student"))
+        super().__init__(reserved, config.cluster, config.rollout, tokenizer)
         self._config, self._folder = config, rollouts
         self.states: str | None = config.teacher_server.hidden_dtype if config.reuses_states else None
         """The type of the states that mixed sampling is asked for; None: teacher actors read all answers."""
         self.states_gap: float | None = None
         """How far such states are from the teacher's own, once that is known."""
         self.learner = LearnerGroup(config, vocabulary, lambda rank: reserved.options(f"learner-{rank}"))
-        mixes = config.samples_answers and config.rollout.teacher_mix > 0
-        self._start_engines(student, teacher if mixes else None, vocabulary=vocabulary, max_tokens=max_tokens)
+        mixed = teacher if config.mixes_teacher else None
+        self._start_engines(student, mixed, vocabulary=vocabulary, max_tokens=max_tokens)
 
         def start_teacher(name: str, options: dict[str, Any]) -> Any:
             assert teacher is not None, "a teacher actor without a teacher"
@@ -198,14 +202,14 @@ class EvalWorkerGroup(ActorGroup):
     """All roles of an evaluation, for one model at a time."""
 
     def __init__(
-        self, reserved: Reservation, config: EvalConfig, model: ModelConfig, vocabulary: int, compares: bool
-    ):
+        self, reserved: Reservation, config: EvalConfig, model: ModelConfig, tokenizer: Tokenizer,
+        vocabulary: int, compares: bool,
+    ):  # fmt: skip
         """`compares`: whether the model is compared with the teacher."""
         teacher = plain_model(config.teacher) if compares and config.teacher else None
         model = plain_model(model)
-        super().__init__(reserved, config.cluster, config.engine, load_tokenizer(model, "models"))
-        most = config.max_prompt_tokens + config.engine.max_new_tokens
-        self._start_engines(model, teacher, vocabulary=vocabulary, max_tokens=most)
+        super().__init__(reserved, config.cluster, config.engine, tokenizer)
+        self._start_engines(model, teacher, vocabulary=vocabulary, max_tokens=config.max_tokens)
 
         def start_measurer(name: str, options: dict[str, Any]) -> Any:
             return MeasurerActor.options(**options).remote(
@@ -214,10 +218,10 @@ class EvalWorkerGroup(ActorGroup):
 
         self._measurers = self._start_pool("measurer", start_measurer)
 
-    def swap_model(self, model: ModelConfig) -> None:
+    def swap_model(self, model: ModelConfig, tokenizer: Tokenizer) -> None:
         """Evaluate another model of the same shape from now on: processes stay, only weights change."""
         model = plain_model(model)
-        result_of(self._sink.swap_model.remote(load_tokenizer(model, "models")), "writer")
+        result_of(self._sink.swap_model.remote(tokenizer), "writer")
         for pool in self._pools:
             pool.broadcast(lambda actor: actor.swap_model.remote(model))
 
@@ -262,11 +266,11 @@ class GenerateWorkerGroup(ActorGroup):
     """Engines and a text sink that turn prompts into parts of a data set."""
 
     def __init__(
-        self, reserved: Reservation, model: ModelConfig, engine: EngineConfig, cluster: ClusterConfig, *,
-        vocabulary: int, max_tokens: int,
+        self, reserved: Reservation, model: ModelConfig, tokenizer: Tokenizer, engine: EngineConfig,
+        cluster: ClusterConfig, *, vocabulary: int, max_tokens: int,
     ):  # fmt: skip
         """`max_tokens`: of a prompt and its answer."""
-        super().__init__(reserved, cluster, engine, load_tokenizer(model, "model"))
+        super().__init__(reserved, cluster, engine, tokenizer)
         self._start_engines(model, None, vocabulary=vocabulary, max_tokens=max_tokens)
 
     def write_parts(
@@ -292,14 +296,14 @@ class GenerateWorkerGroup(ActorGroup):
 
 @contextmanager
 def start_workers(
-    config: RunConfig, rollouts: Path, *, vocabulary: int, max_tokens: int
+    config: RunConfig, rollouts: Path, tokenizer: Tokenizer, *, vocabulary: int, max_tokens: int
 ) -> Iterator[WorkerGroup]:
     """The actors of a run for the length of the block; see WorkerGroup."""
     with _started(
         bundles(config, os.cpu_count() or 1),
         config.cluster,
         lambda reserved: WorkerGroup(
-            reserved, config, rollouts, vocabulary=vocabulary, max_tokens=max_tokens
+            reserved, config, rollouts, tokenizer, vocabulary=vocabulary, max_tokens=max_tokens
         ),
     ) as workers:
         yield workers
@@ -307,27 +311,29 @@ def start_workers(
 
 @contextmanager
 def start_eval_workers(
-    config: EvalConfig, model: ModelConfig, vocabulary: int, *, samples: bool, reads: bool, compares: bool
-) -> Iterator[EvalWorkerGroup]:
+    config: EvalConfig, model: ModelConfig, tokenizer: Tokenizer, vocabulary: int, *,
+    samples: bool, reads: bool, compares: bool,
+) -> Iterator[EvalWorkerGroup]:  # fmt: skip
     """The actors of an evaluation for the length of the block; see EvalWorkerGroup."""
     with _started(
         eval_bundles(config, os.cpu_count() or 1, samples=samples, reads=reads),
         config.cluster,
-        lambda reserved: EvalWorkerGroup(reserved, config, model, vocabulary, compares),
+        lambda reserved: EvalWorkerGroup(reserved, config, model, tokenizer, vocabulary, compares),
     ) as workers:
         yield workers
 
 
 @contextmanager
 def start_generate_workers(
-    model: ModelConfig, engine: EngineConfig, cluster: ClusterConfig, *, vocabulary: int, max_tokens: int
-) -> Iterator[GenerateWorkerGroup]:
+    model: ModelConfig, tokenizer: Tokenizer, engine: EngineConfig, cluster: ClusterConfig, *,
+    vocabulary: int, max_tokens: int,
+) -> Iterator[GenerateWorkerGroup]:  # fmt: skip
     """The actors of a generation for the length of the block; see GenerateWorkerGroup."""
     with _started(
         engine_bundles(engine, cluster, os.cpu_count() or 1),
         cluster,
         lambda reserved: GenerateWorkerGroup(
-            reserved, model, engine, cluster, vocabulary=vocabulary, max_tokens=max_tokens
+            reserved, model, tokenizer, engine, cluster, vocabulary=vocabulary, max_tokens=max_tokens
         ),
     ) as workers:
         yield workers

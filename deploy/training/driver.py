@@ -29,7 +29,7 @@ from . import collapse
 from .callbacks import CallbackList, Moment, TrainState
 from .measurement import Measurement
 from .metrics_log import MetricsLog
-from .run_dir import RunFolder, State
+from .run_dir import RunDir, RunState
 from .validator import TestScores, Validator, items_of, seed_of
 
 log = EventLog(__name__)
@@ -39,7 +39,7 @@ log = EventLog(__name__)
 class Result:
     """What a run leaves in its caller's hands."""
 
-    folder: RunFolder
+    folder: RunDir
     steps: int
     best_step: int
     before: Measurement | None
@@ -59,12 +59,12 @@ class Driver:
     """One run over workers that are ready. `run` is the whole of it."""
 
     def __init__(
-        self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunFolder,
-        metrics_log: MetricsLog, progress: Progress, state: State | None, callbacks: Sequence[object] = (),
+        self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunDir,
+        metrics_log: MetricsLog, progress: Progress, state: RunState | None, callbacks: Sequence[object] = (),
     ):  # fmt: skip
         self._config, self._streams, self._workers = config, streams, workers
         self._folder, self._metrics_log, self._progress = folder, metrics_log, progress
-        self._state = state or State()
+        self._state = state or RunState()
         self._resumed = state is not None
         self._callbacks = CallbackList(callbacks)
         self._validator = Validator(config, streams, workers, folder, metrics_log, progress, self._state)

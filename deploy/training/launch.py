@@ -3,61 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from ...common.config.run import RunConfig
-from ...common.errors import ConfigError
-from ...common.logs import driver_logs, person_sees
+from ...common.errors import ClusterError, ConfigError, Fault
+from ...common.logs import EventLog, driver_logs, person_sees
+from ...common.process import ProcessFacts
 from ..cli.progress import Progress, summary_of
 from ..config.loader import load_run, save_resolved
 from ..data.streams import DataStreams
-from ..preflight.check import check_run
+from ..preflight.check import Plan, check_run
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
 from ..runtime.workers import start_workers
 from .driver import Driver, Result
 from .metrics_log import MetricsLog, drop_after, read_metrics
-from .run_dir import RunFolder, State
+from .run_dir import RunDir, RunState
 from .sinks import SinkContext, make_sinks
 
+log = EventLog(__name__)
 
-def start_run(config: RunConfig, console: Console, callbacks: Sequence[object] = ()) -> Result:
-    """Run `config` from the start. Raises MinillmError before machines are reserved where possible."""
-    folder = RunFolder(config.output_dir)
+
+def start_run(
+    config: RunConfig, console: Console, callbacks: Sequence[object] = (), plan: Plan | None = None
+) -> Result:
+    """Run `config` from the start. Raises MinillmError before machines are reserved where possible.
+
+    `plan` is what `check_run` made of these settings, if they were checked already.
+    """
+    folder = RunDir(config.output_dir)
     folder.refuse_to_overwrite()
-    return _run(config, folder, None, console, callbacks)
+    return _run(config, plan or check_run(config), folder, None, console, callbacks)
 
 
 def resume_run(path: Path | str, console: Console, callbacks: Sequence[object] = ()) -> Result:
     """Go on with the run in folder `path` from its newest checkpoint, as if it had never stopped."""
-    folder = RunFolder(Path(path))
+    folder = RunDir(Path(path))
     if not folder.config.exists():
-        raise ConfigError(f"{path} is not the folder of a run: it has no config.yaml; name one that has")
+        raise ConfigError(
+            Fault("RUN_DIR", str(path), "is not the folder of a run", "name one that has a config.yaml")
+        )
     config = load_run(folder.config).model_copy(update={"output_dir": folder.path.resolve()})
     return continue_run(config, console, callbacks)
 
 
-def continue_run(config: RunConfig, console: Console, callbacks: Sequence[object] = ()) -> Result:
-    """Go on with the run in config.output_dir by these settings; anew where it has no checkpoint."""
-    folder = RunFolder(config.output_dir)
+def continue_run(
+    config: RunConfig, console: Console, callbacks: Sequence[object] = (), plan: Plan | None = None
+) -> Result:
+    """Continue the run in config.output_dir by these settings; from the start if it has no checkpoint."""
+    plan = plan or check_run(config)
+    folder = RunDir(config.output_dir)
     state = folder.newest_state()
     if state is None:
         console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
     drop_after(folder.path, state.step if state else -1)
-    return _run(config, folder, state, console, callbacks)
+    return _run(config, plan, folder, state, console, callbacks)
 
 
 def _run(
-    config: RunConfig, folder: RunFolder, state: State | None, console: Console,
+    config: RunConfig, plan: Plan, folder: RunDir, state: RunState | None, console: Console,
     callbacks: Sequence[object],
 ) -> Result:  # fmt: skip
-    plan = check_run(config)
+    dropped = plan.data.all_dropped
+    streams = DataStreams(
+        plan.data,
+        seed=config.seed,
+        shuffle=config.data.shuffle,
+        chunk=config.rollout.chunk,
+        num_generations=config.rollout.num_generations,
+    )
     with driver_logs(folder.path), Progress(console) as progress, person_sees(progress.say):
-        progress.phase("reading data")
-        streams = DataStreams(config)
-        for line in [*(f"note: {note}" for note in plan.notes), *summary_of(streams.dropped)]:
+        for line in [*(f"note: {note}" for note in plan.notes), *summary_of(dropped)]:
             progress.say(line)
         progress.phase("starting Ray")
         with cluster(config.cluster) as dashboard:
@@ -68,12 +87,17 @@ def _run(
             metrics_log = MetricsLog(
                 folder.path, make_sinks(config.metrics_sinks, _context(config, folder, state), config.plugins)
             )
-            for drop in streams.dropped if state is None else ():  # a resumed run has told of them
+            for drop in dropped if state is None else ():  # a resumed run has told of them
                 metrics_log.dropped(drop)
             try:
                 with start_workers(
-                    config, folder.rollouts, vocabulary=plan.vocabulary, max_tokens=plan.max_tokens
+                    config,
+                    folder.rollouts,
+                    plan.tokenizer,
+                    vocabulary=plan.vocabulary,
+                    max_tokens=plan.max_tokens,
                 ) as workers:
+                    _log_workers(workers.facts, config, metrics_log)
                     driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:
@@ -82,7 +106,24 @@ def _run(
     return result
 
 
-def _context(config: RunConfig, folder: RunFolder, state: State | None) -> SinkContext:
+def _log_workers(workers: Sequence[ProcessFacts], config: RunConfig, metrics_log: MetricsLog) -> None:
+    """Keep what is known of every process.
+
+    Raises ClusterError if a learner rank, which saves checkpoints itself, does not see the run's folder.
+    """
+    for facts in workers:
+        log.event("worker ready", worker=asdict(facts))
+        metrics_log.event("worker", **asdict(facts))
+    blind = [facts for facts in workers if facts.name.startswith("learner-") and not facts.sees_run_dir]
+    if blind:
+        named = ", ".join(f"{facts.name} on {facts.node}" for facts in blind)
+        raise ClusterError(
+            f"output_dir = {config.output_dir} is not seen by {named}, which would save checkpoints there;"
+            " put it on storage that every machine mounts at the same path"
+        )
+
+
+def _context(config: RunConfig, folder: RunDir, state: RunState | None) -> SinkContext:
     return SinkContext(
         output_dir=folder.path,
         run=folder.path.name,

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import ConfigError
+from ...common.errors import ConfigError, Fault
 from ...common.process import write_atomically
 
 
 @dataclass(slots=True, kw_only=True)
-class State:
+class RunState:
     """All that the driver must remember to go on as if it had never stopped."""
 
     step: int = 0
@@ -43,7 +43,7 @@ class State:
     """Held-out scores of the teacher itself, where the engines hold it."""
 
 
-class RunFolder:
+class RunDir:
     """Paths of one run, and its checkpoints."""
 
     def __init__(self, path: Path):
@@ -73,8 +73,13 @@ class RunFolder:
         """A new run does not write into an old one's folder."""
         if (self.path / "metrics.jsonl").exists():
             raise ConfigError(
-                f"out = {self.path} holds a run already; choose another folder (out=...), go on with it"
-                f" (`minillm resume {self.path}`), or delete it"
+                Fault(
+                    "output_dir",
+                    self.path,
+                    "holds a run already",
+                    f"choose another folder (output_dir=...), resume it (`minillm resume {self.path}`), or"
+                    " delete it",
+                )
             )
 
     def checkpoint(self, step: int) -> Path:
@@ -89,7 +94,7 @@ class RunFolder:
         """Optimiser steps behind each complete checkpoint, the oldest first."""
         return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
 
-    def complete_checkpoint(self, state: State, keep: int) -> None:
+    def complete_checkpoint(self, state: RunState, keep: int) -> None:
         """Mark the checkpoint of `state.step` as whole, and delete all but the newest `keep`.
 
         The best student so far is part of it: a resumed run may not take one from steps that it has not made.
@@ -108,9 +113,9 @@ class RunFolder:
         if kept.exists():
             shutil.copytree(kept, self.best)
 
-    def newest_state(self) -> State | None:
+    def newest_state(self) -> RunState | None:
         """State of the newest whole checkpoint; None where there is none."""
         found = self.checkpoints()
         if not found:
             return None
-        return State(**json.loads((found[-1] / "progress.json").read_text(encoding="utf-8")))
+        return RunState(**json.loads((found[-1] / "progress.json").read_text(encoding="utf-8")))

@@ -16,7 +16,7 @@ from ..runtime.pool import Chunk
 from ..runtime.workers import WorkerGroup
 from .measurement import Measurement
 from .metrics_log import MetricsLog
-from .run_dir import RunFolder, State
+from .run_dir import RunDir, RunState
 
 NUM_EXAMPLES = 3
 """Answers of a measurement that are kept as text."""
@@ -38,8 +38,8 @@ class Validator:
     """Measures the student as the engines and the learner hold it, and keeps the best one."""
 
     def __init__(
-        self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunFolder,
-        metrics_log: MetricsLog, progress: Progress, state: State,
+        self, config: RunConfig, streams: DataStreams, workers: WorkerGroup, folder: RunDir,
+        metrics_log: MetricsLog, progress: Progress, state: RunState,
     ):  # fmt: skip
         self._config, self._streams, self._workers = config, streams, workers
         self._folder, self._metrics_log, self._progress, self._state = folder, metrics_log, progress, state

@@ -60,6 +60,8 @@ def test_a_folder_takes_the_place_of_another_with_all_that_is_in_it(tmp_path):
 
 
 def test_a_process_tells_who_it_is_and_which_libraries_it_computes_with():
-    facts = ProcessFacts.gather("rollout-0", node="10.0.0.1", start_s=1.5, libraries=["numpy"])
+    facts = ProcessFacts.gather(
+        "rollout-0", node="10.0.0.1", start_s=1.5, sees_run_dir=True, libraries=["numpy"]
+    )
     assert (facts.name, facts.pid, facts.node, facts.start_s) == ("rollout-0", os.getpid(), "10.0.0.1", 1.5)
     assert facts.versions == {"python": platform.python_version(), "numpy": np.__version__}

@@ -77,7 +77,7 @@ def test_a_run_that_a_callback_stopped_goes_on_from_its_folder_alone_as_if_it_ha
     assert (stopped / "last" / "model.safetensors").exists()
 
     later = Watcher()
-    done = mr.resume(stopped, callbacks=[later], progress=False)
+    done: Any = mr.resume(stopped, callbacks=[later], progress=False)
     assert done.steps == 4
     assert later.heard[:2] == [("start", 2), ("step", 3)]
     np.testing.assert_array_equal(losses(stopped), losses(whole))

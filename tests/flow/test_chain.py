@@ -23,7 +23,7 @@ def test_what_is_left_is_answered_whole_parts_stay_and_a_student_learns_from_all
         rollout={"num_generations": 2, "chunk": 3},
         learner={"world_size": 1, "max_steps": 1},
     )  # fmt: skip
-    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"out"}))
+    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"output_dir"}))
     learned = {
         "do": "sft",
         "data": {"train": {"path": "${output_dir}/answers/answers.jsonl"}},
@@ -73,7 +73,7 @@ def test_fine_tuning_distillation_and_evaluation_run_from_one_file(
         tmp_path / "run",
         learner={"world_size": 1, "max_steps": 1, "num_iterations": 1},
     )
-    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"out"}))
+    base = json.loads(run.model_dump_json(exclude_unset=True, exclude={"output_dir"}))
     phases = {
         "sft": {"do": "sft"},
         "minillm": {"do": "train", "student": {"path": "${output_dir}/sft/last"}},

@@ -94,7 +94,7 @@ def test_the_papers_per_token_weight_is_biased_and_by_how_much(seed: int):
 
 
 PER_TOKEN_BIAS = (0.209, 0.237, 2.212, 0.312)
-"""Relative error of the expected gradient at a teacher mix of 0.2, by seed; docs/concepts/equations.md quotes these.
+"""Relative error of the expected gradient at a teacher mix of 0.2, by seed, as in docs/concepts/equations.md.
 The third model is close to a minimum: its exact gradient is a tenth of the others'."""
 
 

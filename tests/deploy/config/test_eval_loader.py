@@ -20,7 +20,7 @@ FLAGS: dict[str, Any] = {"models": ["a", "b/best"], "data": ["x/dev.jsonl", "tes
 def faults(overrides: list[str], **flags: Any) -> list[str]:
     with pytest.raises(ConfigError) as found:
         load_eval(None, overrides, FLAGS | flags)
-    return list(found.value.faults)
+    return list(map(str, found.value.faults))
 
 
 def test_one_flag_takes_many_values_up_to_the_next_flag_or_setting():
@@ -34,18 +34,18 @@ def test_one_flag_takes_many_values_up_to_the_next_flag_or_setting():
         "x.jsonl",
         "y.jsonl",
         "num_seeds=3",
-        "--out",
+        "--output-dir",
         "o",
     ]
     assert list(repeat_flags(args, {"--models", "--data"})) == [
         *("--models", "a", "--models", "b", "--teacher", "t"),
-        *("--data", "x.jsonl", "--data", "y.jsonl", "num_seeds=3", "--out", "o"),
+        *("--data", "x.jsonl", "--data", "y.jsonl", "num_seeds=3", "--output-dir", "o"),
     ]
 
 
 def test_a_list_ends_at_a_file_of_settings_and_a_flag_without_a_value_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("eval.yaml").write_text("seeds: 2\n")
+    Path("eval.yaml").write_text("num_seeds: 2\n")
     assert list(repeat_flags(["--models=a", "b", "eval.yaml"], {"--models"})) == [
         *("--models", "a", "--models", "b", "eval.yaml"),
     ]
@@ -75,12 +75,20 @@ def test_a_files_relative_paths_start_at_its_folder_and_flags_win(tmp_path):
     ("overrides", "flags", "says"),
     [
         ([], {"metrics": ["bleu"]}, "metrics = bleu is unknown; known are rouge_l,"),
-        ([], {"metrics": ["reverse_kl"]}, "metrics = reverse_kl compares with a teacher; set teacher.path"),
-        ([], {"models": ["a", "a"]}, "models: two are called a; give them names of their own"),
-        ([], {"data": ["x/t.jsonl", "y/t.jsonl"]}, "data: two are called t; give them names of their own"),
+        (
+            [],
+            {"metrics": ["reverse_kl"]},
+            "metrics = reverse_kl compares with a teacher, and none is set; set teacher.path",
+        ),
+        ([], {"models": ["a", "a"]}, "models has two that are called a; give each a models[...].name"),
+        (
+            [],
+            {"data": ["x/t.jsonl", "y/t.jsonl"]},
+            "data has two that are called t; give each a data[...].name",
+        ),
         ([], {"models": []}, "models is missing; name models (--models A B)"),
         (["engine.max_tokens=9"], {}, "engine.max_tokens is unknown; did you mean engine.max_new_tokens?"),
-        (["num_seeds=0"], {}, "seeds = 0 cannot be; it must be a whole number at least 1"),
+        (["num_seeds=0"], {}, "invalid value 0 for num_seeds; expected a whole number at least 1"),
     ],
 )
 def test_an_impossible_evaluation_is_one_fault_with_its_way_out(overrides, flags, says):
@@ -108,8 +116,16 @@ def model(tmp_path_factory) -> Path:
             {"output": "red", "choices": ["red", "blue"]},
             "rouge_l is taken from answers, and all data",
         ),
-        ("calibration", {"output": "red", "choices": ["blue", "green"]}, "which is none of its label words"),
-        ("calibration", {"output": "red", "choices": "red"}, "must be a list of at least two label words"),
+        (
+            "calibration",
+            {"output": "red", "choices": ["blue", "green"]},
+            r"data\[asked\]\.choices = choices: row 0 .* which is none of its label words",
+        ),
+        (
+            "calibration",
+            {"output": "red", "choices": "red"},
+            "holds 'red'; give a list of at least two label words",
+        ),
     ],
 )
 def test_a_figure_that_data_cannot_give_is_refused_before_anything_starts(model, tmp_path, metric, row, says):
@@ -118,7 +134,7 @@ def test_a_figure_that_data_cannot_give_is_refused_before_anything_starts(model,
     config = load_eval(
         None,
         ["max_prompt_tokens=64", "engine.max_new_tokens=8", "engine.kv_cache_gib=0.02"],
-        {"models": [str(model)], "data": [str(asked)], "metrics": [metric], "out": tmp_path / "out"},
+        {"models": [str(model)], "data": [str(asked)], "metrics": [metric], "output_dir": tmp_path / "out"},
     )
     with pytest.raises(DataError, match=says):
         evaluate(config)
@@ -128,13 +144,13 @@ def test_a_figure_that_data_cannot_give_is_refused_before_anything_starts(model,
 def test_a_folder_with_something_else_or_with_other_settings_is_not_written_into(model, tmp_path):
     asked = tmp_path / "asked.jsonl"
     asked.write_text(json.dumps({"instruction": "say it", "output": "red"}) + "\n")
-    flags = {"models": [str(model)], "data": [str(asked)], "out": tmp_path / "out"}
+    flags = {"models": [str(model)], "data": [str(asked)], "output_dir": tmp_path / "out"}
     small = ["max_prompt_tokens=64", "engine.max_new_tokens=8", "engine.kv_cache_gib=0.02"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds something other than an evaluation"):
         evaluate(load_eval(None, small, flags))
     (tmp_path / "out" / "precious.txt").unlink()
-    (tmp_path / "out" / "config.yaml").write_text("seeds: 2\n")
-    with pytest.raises(ConfigError, match=r"other settings \(seeds"):
+    (tmp_path / "out" / "config.yaml").write_text("num_seeds: 2\n")
+    with pytest.raises(ConfigError, match=r"other settings \(num_seeds"):
         evaluate(load_eval(None, small, flags))

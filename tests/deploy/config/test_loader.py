@@ -22,7 +22,7 @@ def faults(path: Path, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as found:
         load_run(path, list(overrides))
     assert str(found.value).startswith(f"run file {path} cannot be used:\n  ")
-    return list(found.value.faults)
+    return list(map(str, found.value.faults))
 
 
 def test_the_smallest_run_file_gives_the_defaults(tmp_path):
@@ -34,7 +34,7 @@ def test_the_smallest_run_file_gives_the_defaults(tmp_path):
 
 def test_overrides_reach_nested_null_and_list_values(tmp_path):
     config = load_run(
-        write(tmp_path, SMALLEST + "text: {path: c.txt}\nlearner: {steps: 7}\n"),
+        write(tmp_path, SMALLEST + "text: {path: c.txt}\nlearner: {max_steps: 7}\n"),
         [
             "learner.optimizer.betas=[0.8, 0.9]",
             "learner.optimizer.lr=1e-4",
@@ -63,14 +63,17 @@ def test_a_preset_can_be_chosen_by_an_override_and_a_written_setting_wins(tmp_pa
 
 
 def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
-    text = SMALLEST + "rollout: {teacher_mix: 1.5, anwsers: 100, precision: float64}\nlearner: {ranks: 3}\n"
+    text = (
+        SMALLEST
+        + "rollout: {teacher_mix: 1.5, rollout_batch_sise: 100, dtype: float64}\nlearner: {world_size: 3}\n"
+    )
     found = faults(write(tmp_path, text), "learner.optimizer.betas=[0.9, 2]", "teacher_mix=0.3", "nonsense")
     expected = [
-        "nonsense is no setting; write key.sub=value, such as learner.max_steps=100",
-        "rollout.teacher_mix = 1.5 cannot be; it must be a number from 0 to 1",
-        "rollout.anwsers is unknown; did you mean rollout.rollout_batch_size?",
-        "rollout.dtype = float64 cannot be; it must be one of float32, bfloat16, float16",
-        "learner.optimizer.betas.1 = 2 cannot be; it must be a number from 0 to 1",
+        "nonsense is not a setting; write key.sub=value, such as learner.max_steps=100",
+        "invalid value 1.5 for rollout.teacher_mix; expected a number from 0 to 1",
+        "rollout.rollout_batch_sise is unknown; did you mean rollout.rollout_batch_size?",
+        "invalid value float64 for rollout.dtype; expected one of float32, bfloat16, float16",
+        "invalid value 2 for learner.optimizer.betas.1; expected a number from 0 to 1",
         "teacher_mix is unknown; did you mean rollout.teacher_mix?",
         "learner.batch_size = 64 does not divide over learner.world_size = 3; try 66",
     ]
@@ -80,25 +83,28 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("rollout.teacher_mix=-0.1", "rollout.teacher_mix = -0.1 cannot be; it must be a number from 0 to 1"),
-        ("rollout.top_p=0", "rollout.top_p = 0 cannot be; it must be a number above 0 and at most 1"),
-        ("learner.max_steps=0", "learner.max_steps = 0 cannot be; it must be a whole number at least 1"),
+        (
+            "rollout.teacher_mix=-0.1",
+            "invalid value -0.1 for rollout.teacher_mix; expected a number from 0 to 1",
+        ),
+        ("rollout.top_p=0", "invalid value 0 for rollout.top_p; expected a number above 0 and at most 1"),
+        ("learner.max_steps=0", "invalid value 0 for learner.max_steps; expected a whole number at least 1"),
         (
             "learner.max_steps=many",
-            "learner.max_steps = many cannot be; it must be a whole number at least 1",
+            "invalid value many for learner.max_steps; expected a whole number at least 1",
         ),
         (
             "learner.max_steps=null",
-            "learner.max_steps = null cannot be; it must be a whole number at least 1",
+            "invalid value null for learner.max_steps; expected a whole number at least 1",
         ),
         (
             "objective.reward_clip=0",
-            "objective.reward_clip = 0 cannot be; it must be a number above 0 or null",
+            "invalid value 0 for objective.reward_clip; expected a number above 0 or null",
         ),
-        ("student.path=null", "student.path = null cannot be; it must be text"),
+        ("student.path=null", "invalid value null for student.path; expected text"),
         (
             "rollout.enforce_eager=perhaps",
-            "rollout.enforce_eager = perhaps cannot be; it must be true or false",
+            "invalid value perhaps for rollout.enforce_eager; expected true or false",
         ),
         (
             "rollout.rollout_batch_size=100",
@@ -112,25 +118,25 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
             "learner.micro_batch_size=128",
             "learner.micro_batch_size = 128 on 1 ranks is more than learner.batch_size = 64",
         ),
-        ("learner.optimizer.min_lr=1e-7", "learner.optimizer.min_lr = 1e-07 is for a cosine schedule, but"),
-        ("learner.dropout=true", "learner.dropout = true cannot stand beside sampled answers"),
+        ("learner.optimizer.min_lr=1e-7", "learner.optimizer.min_lr = 1e-07 is for a cosine schedule, and"),
+        ("learner.dropout=true", "learner.dropout = true cannot be combined with sampled answers"),
         ("objective.preset=opd", "objective.preset = opd counts answers as the student's own, and rollout"),
         (
             "objective.kind=kd objective.sampled_share=0.3",
-            "objective.sampled_share = 0.3 of rollout.rollout_batch_size = 256 is no whole",
+            "objective.sampled_share = 0.3 of rollout.rollout_batch_size = 256 is not a whole",
         ),
-        ("seed=-1", "seed = -1 cannot be; it must be a whole number at least 0"),
+        ("seed=-1", "invalid value -1 for seed; expected a whole number at least 0"),
         (
             "rollout.num_generations=7",
-            "rollout.rollout_batch_size = 256 is no multiple of rollout.num_generations = 7; try 259",
+            "rollout.rollout_batch_size = 256 is not a multiple of rollout.num_generations = 7; try 259",
         ),
         (
             "validation.metric=bleu",
-            "validation.metric = bleu cannot be; it must be one of auto, rouge_l",
+            "invalid value bleu for validation.metric; expected one of auto, rouge_l",
         ),
         (
             "learner.offload=cpu",
-            "learner.offload = cpu needs the optimiser in pieces; set",
+            "learner.offload = cpu needs a partitioned optimiser, and learner.zero_stage = 0; set",
         ),
         (
             "learner.optimizer.schedule=cosine learner.optimizer.min_lr=1",
@@ -140,11 +146,11 @@ def test_all_faults_are_told_at_once_with_key_value_and_way_out(tmp_path):
         ("data.template=plain data.train.messages=chat", "data.train.messages = chat needs a chat template"),
         (
             "data.template=alpaca data.system_prompt=hi",
-            "data.system_prompt is set, and",
+            "data.system_prompt = hi has no place in data.template = alpaca; set data.template=chat",
         ),
         (
             "objective.importance_weight=per_decision objective.clip=none",
-            "objective.length_norm = true cannot stand",
+            "objective.length_norm = true cannot be combined",
         ),
     ],
 )
@@ -155,13 +161,15 @@ def test_an_impossible_setting_is_one_fault_with_its_way_out(tmp_path, override,
 
 def test_a_section_given_as_a_value_names_its_settings(tmp_path):
     (found,) = faults(write(tmp_path), "validation=100")
-    assert found.startswith("validation = 100 is no section of settings; write one below it: every, metric")
+    assert found.startswith(
+        "validation = 100 is not a section of settings; write one below it: metric, num_generations"
+    )
 
 
 def test_missing_settings_are_named(tmp_path):
     assert faults(write(tmp_path, "teacher: {path: t}\ndata: {}\n")) == [
         "student is missing; set student=...",
-        "data.train is missing; set data.train.path, or learn from plain text alone: objective.kind=sft and"
+        "data.train is missing; set data.train.path, or learn from plain text only: objective.kind=sft and"
         " text.path",
     ]
 
@@ -170,7 +178,7 @@ def test_missing_settings_are_named(tmp_path):
     ("text", "says"),
     [
         ("a: [1,\n", "it is not readable YAML"),
-        ("- a\n- b\n", "it is no mapping of settings"),
+        ("- a\n- b\n", "it is not a mapping of settings"),
         (SMALLEST + "seed: ${nothing.here}\n", "Interpolation key 'nothing.here' not found"),
         ("", "student is missing"),
     ],
@@ -215,3 +223,53 @@ def test_a_saved_configuration_gives_the_same_run(tmp_path):
     assert saved == tmp_path / "out" / "config.yaml"
     assert load_run(saved) == config
     assert isinstance(config, RunConfig)
+
+
+def test_a_fault_between_settings_is_not_told_of_one_that_is_wrong_by_itself(tmp_path):
+    found = faults(write(tmp_path), "learner.batch_size=0", "learner.world_size=3", "rollout.top_p=2")
+    assert found == [
+        "invalid value 2 for rollout.top_p; expected a number above 0 and at most 1",
+        "invalid value 0 for learner.batch_size; expected a whole number at least 1",
+    ]
+
+
+def test_a_fault_carries_its_key_its_value_and_the_other_settings_that_take_part(tmp_path):
+    with pytest.raises(ConfigError) as found:
+        load_run(write(tmp_path), ["learner.world_size=3"])
+    (fault,) = found.value.faults
+    assert (fault.key, fault.value, fault.also) == ("learner.batch_size", 64, ("learner.world_size",))
+    assert fault.fix == "try 66"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "iterations"),
+    [
+        ([], 4),
+        (["objective.preset=reference"], 4),
+        (["learner.num_iterations=2"], 2),
+        (["objective.preset=opd", "rollout.teacher_mix=0"], 1),
+        (["objective.preset=opd", "rollout.teacher_mix=0", "learner.num_iterations=3"], 3),
+        (["objective.kind=kd", "objective.sampled_share=0.5"], 1),
+        (["objective.kind=kd", "objective.sampled_share=1", "learner.num_iterations=2"], 2),
+        (["objective.kind=kd", "learner.num_iterations=2"], 1),
+        (["objective.kind=sft"], 1),
+    ],
+)
+def test_on_policy_methods_pass_once_over_a_set_unless_told_otherwise(tmp_path, overrides, iterations):
+    config = load_run(write(tmp_path), overrides)
+    assert config.num_iterations == iterations
+    assert load_run(save_resolved(config, tmp_path / "out")).learner.num_iterations == iterations
+
+
+def test_opd_is_not_clipped_and_samples_from_the_student_alone(tmp_path):
+    config = load_run(write(tmp_path), ["objective.preset=opd", "rollout.teacher_mix=0"])
+    assert config.objective.clip == "none"
+    assert config.preset_overrides() == {}
+
+
+def test_settings_that_override_a_preset_are_known_with_both_values(tmp_path):
+    opd = ["objective.preset=opd", "rollout.teacher_mix=0"]
+    config = load_run(write(tmp_path), [*opd, "objective.clip=upper", "learner.num_iterations=2"])
+    expected = {"objective.clip": ("none", "upper"), "learner.num_iterations": (1, 2)}
+    assert config.preset_overrides() == expected
+    assert load_run(save_resolved(config, tmp_path / "out")).preset_overrides() == expected

@@ -14,7 +14,7 @@ RUN = """
 student: {path: small}
 teacher: {path: large, revision: main}
 data: {train: {path: train.jsonl}, validation: {path: validation.jsonl}}
-learner: {steps: 7, optimizer: {lr: 1.0e-3}}
+learner: {max_steps: 7, optimizer: {lr: 1.0e-3}}
 """
 
 
@@ -52,16 +52,16 @@ def test_a_named_teacher_stays_at_home_unless_the_reverse_kl_is_asked_for(run_fi
 @pytest.mark.parametrize(
     ("override", "model", "says"),
     [
-        ("objective.kind=minillm", "student", "objective.kind = minillm, and fine-tuning"),
+        ("objective.kind=minillm", "student", "objective.kind = minillm is not fine-tuning"),
         ("teacher=null", "teacher", "teacher is missing, and it is the model to fine-tune"),
-        ("objective=3", "student", "objective = 3 is no section"),
+        ("objective=3", "student", "objective = 3 is not a section"),
     ],
 )
 def test_what_is_no_fine_tuning_is_one_fault_with_its_way_out(run_file, override, model, says):
     with pytest.raises(ConfigError) as found:
         load_sft(run_file, [override], model)
     assert len(found.value.faults) == 1
-    assert found.value.faults[0].startswith(says)
+    assert str(found.value.faults[0]).startswith(says)
 
 
 def test_settings_lie_beneath_others_section_by_section_and_lists_whole():

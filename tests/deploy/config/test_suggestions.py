@@ -8,8 +8,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from minillm_ray.common.config import EvalConfig, RunConfig
+from minillm_ray.common.errors import ConfigError
+from minillm_ray.deploy.config.loader import load_eval, load_run
 from minillm_ray.deploy.config.other_names import SUGGESTIONS
 from minillm_ray.deploy.config.suggestions import VALUES, suggest, suggest_value
+from minillm_ray.deploy.pipeline.chain import load_chain
 from pydantic import BaseModel
 
 
@@ -223,3 +226,61 @@ def test_a_value_is_suggested_only_where_it_is_taken():
     assert suggest_value(["learner", "dtype"], "fp16", literals(RUN["learner.dtype"])) is None
     hidden = literals(RUN["teacher_server.hidden_dtype"])
     assert suggest_value(["teacher_server", "hidden_dtype"], "BF16", hidden) == "did you mean bfloat16?"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("rollout.answers=64", "rollout.answers is unknown; did you mean rollout.rollout_batch_size?"),
+        ("scoring.actors=2", "scoring is unknown; did you mean teacher_server?"),
+        ("checkpoint_every=5", "checkpoint_every is unknown; did you mean save_steps?"),
+        ("num_train_epochs=3", "num_train_epochs is unknown; did you mean learner.max_steps?"),
+        (
+            "per_device_train_batch_size=8",
+            "per_device_train_batch_size is unknown; did you mean learner.batch_size or"
+            " learner.micro_batch_size?",
+        ),
+        (
+            "max_completion_length=256",
+            "max_completion_length is unknown; did you mean rollout.max_new_tokens",
+        ),
+        ("lmbda=0.5", "lmbda is unknown; did you mean objective.sampled_share"),
+        ("beta=0.5", "beta is unknown; did you mean objective.jsd_beta"),
+        (
+            "objective.kind=lm",
+            "invalid value lm for objective.kind; expected one of minillm, sft, kd; did you",
+        ),
+        ("rollout.dtype=bf16", "invalid value bf16 for rollout.dtype; expected one of float32, bfloat16,"),
+    ],
+)
+def test_a_run_file_with_such_a_name_is_refused_with_the_name_here(tmp_path, override, says):
+    (tmp_path / "run.yaml").write_text(
+        "student: {path: a}\nteacher: {path: b}\ndata: {train: {path: train.jsonl}}\n"
+    )
+    with pytest.raises(ConfigError) as found:
+        load_run(tmp_path / "run.yaml", [override])
+    (fault,) = map(str, found.value.faults)
+    assert fault.startswith(says)
+    assert "did you mean" in fault
+
+
+def test_an_evaluation_with_such_a_name_is_refused_with_the_name_there():
+    with pytest.raises(ConfigError) as found:
+        load_eval(None, ["seeds=2", "engine.eager=true"], {"models": ["a"], "data": ["b.jsonl"], "out": "c"})
+    assert sorted(map(str, found.value.faults)) == [
+        "engine.eager is unknown; did you mean engine.enforce_eager?",
+        "out is unknown; did you mean output_dir?",
+        "seeds is unknown; did you mean num_seeds?",
+    ]
+
+
+def test_a_chain_with_such_names_is_refused_phase_by_phase(tmp_path):
+    base = "base: {student: {path: a}, teacher: {path: b}, data: {train: {path: t}}, scoring: {actors: 2}}\n"
+    phases = "phases: {one: {do: train, learner: {steps: 3}}, two: {do: train}}\n"
+    (tmp_path / "chain.yaml").write_text(f"output_dir: c\n{base}{phases}")
+    with pytest.raises(ConfigError) as found:
+        load_chain(tmp_path / "chain.yaml")
+    known = {fault.key: (fault.scope, fault.fix) for fault in found.value.faults}
+    assert known["learner.steps"] == (("phases.one",), "did you mean learner.max_steps?")
+    assert known["scoring"][0] == ("phases.one", "phases.two")
+    assert known["scoring"][1].startswith("did you mean teacher_server?")

@@ -15,7 +15,7 @@ from minillm_ray.deploy.evaluation.rows import (
     comparisons_of,
     rows_of,
 )
-from minillm_ray.deploy.evaluation.store import EvalFolder, slug
+from minillm_ray.deploy.evaluation.store import EvalDir, slug
 
 
 def answer(prompt: str, seed: int, rouge: float | None, *, tokens: int = 4, kl: float = 2.0) -> AnswerFigures:
@@ -105,7 +105,7 @@ def test_two_models_are_compared_prompt_by_prompt():
 
 
 def test_a_part_comes_back_from_its_folder_unless_its_mark_changed(tmp_path):
-    folder = EvalFolder(tmp_path)
+    folder = EvalDir(tmp_path)
     folder.keep(part("a/b"), "mark")
     assert folder.kept("a/b", "asked", "mark") == part("a/b")
     assert folder.others([]) == [part("a/b")]

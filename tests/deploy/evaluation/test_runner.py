@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from minillm_ray.common.errors import WorkerDied
+from minillm_ray.common.config.eval import EvalData, EvalModel
+from minillm_ray.common.errors import ConfigError, WorkerDied
 from minillm_ray.deploy.api import evaluate
 from minillm_ray.deploy.config.loader import load_eval
 from minillm_ray.deploy.evaluation import runner as module
+from minillm_ray.deploy.evaluation.check import check_eval
 from minillm_ray.deploy.evaluation.rows import AnswerFigures, GivenFigures, Part
 from minillm_ray.tests.tiny_models import tiny_model
 
@@ -19,7 +21,7 @@ BAD = "falls over"
 
 
 class Played:
-    """Stands for Examination: figures without a model, or an actor that died."""
+    """Stands for ModelEval: figures without a model, or an actor that died."""
 
     def __init__(self, config: Any, folder: Any, model: str, task: Any, *_: Any, **__: Any):
         self._part = Part(model=model, data=task.name, metrics=tuple(config.metrics or ()))
@@ -43,12 +45,12 @@ class Played:
 @pytest.fixture
 def played(monkeypatch):
     @contextmanager
-    def nobody(*_: Any, **__: Any):
+    def no_workers(*_: Any, **__: Any):
         yield None
 
-    monkeypatch.setattr(module, "Examination", Played)
-    monkeypatch.setattr(module, "eval_cast", nobody)
-    monkeypatch.setattr(module, "cluster", nobody)
+    monkeypatch.setattr(module, "ModelEval", Played)
+    monkeypatch.setattr(module, "start_eval_workers", no_workers)
+    monkeypatch.setattr(module, "cluster", no_workers)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def settings(tmp_path: Path, model: Path, names: list[str], *more: str) -> Any:
         rows = [{"instruction": f"say {n}", "output": "a b c"} for n in range(3)]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     models = ", ".join(f"{{path: {model}, name: {name}}}" for name in names)
-    flags = {"data": [str(data)], "out": tmp_path / "out"}
+    flags = {"data": [str(data)], "output_dir": tmp_path / "out"}
     short = ["max_prompt_tokens=64", "engine.max_new_tokens=8"]
     return load_eval(None, [f"models=[{models}]", *short, *more], flags)
 
@@ -98,3 +100,26 @@ def test_another_call_for_fewer_figures_or_other_models_takes_nothing_away(playe
 def test_engines_may_be_more_or_fewer_than_before(played, tmp_path, model):
     evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]"))
     evaluate(settings(tmp_path, model, ["a"], "metrics=[rouge_l]", "engine.num_engines=2", "engine.chunk=7"))
+
+
+def test_all_that_is_wrong_with_models_and_data_is_told_at_once_by_the_evaluation_s_names(tmp_path, model):
+    config = settings(tmp_path, model, ["fine"], "engine.kv_cache_gib=1e-5", "template=chat")
+    missing = [EvalModel(path="./none", name="gone"), EvalModel(path=str(model), name="fine")]
+    rows = [EvalData(path="./no.jsonl", name="lost"), EvalData(path=config.data[0].path, output="answers")]
+    with pytest.raises(ConfigError) as found:
+        check_eval(config.model_copy(update={"models": tuple(missing), "data": tuple(rows)}))
+    assert [fault.key for fault in found.value.faults] == [
+        "data[lost].path", "models[gone].path", "engine.kv_cache_gib", "data[asked].output"
+    ]  # fmt: skip
+
+
+def test_what_is_left_out_is_told_by_the_evaluation_s_settings(tmp_path, model):
+    rows = [{"instruction": "x" * n, "output": "y" * n} for n in (5, 20, 90)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (candidate,) = check_eval(settings(tmp_path, model, ["fine"], "max_reference_tokens=8"))
+    (task,) = candidate.tasks
+    assert [(drop.prompt_id, drop.reason, drop.detail) for drop in task.dropped] == [
+        ("asked/2", "prompt_too_long", "96 tokens > max_prompt_tokens = 64"),
+        ("asked/1", "reference_too_long", "21 tokens > max_reference_tokens = 8"),
+    ]
+    assert [passage.prompt_id for passage in task.given] == ["asked/0"]

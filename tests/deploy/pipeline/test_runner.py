@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 from minillm_ray.common.config.eval import EvalConfig
+from minillm_ray.common.config.generate import GenerateConfig
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import ConfigError
+from minillm_ray.deploy.pipeline import chain as chain_module
 from minillm_ray.deploy.pipeline import phases
 from minillm_ray.deploy.pipeline import runner as module
 from minillm_ray.deploy.pipeline.chain import Chain, is_chain, load_chain
@@ -23,7 +25,7 @@ from minillm_ray.tests.tiny_runs import write_questions
 from rich.console import Console
 
 TREE = {
-    "out": "whole",
+    "output_dir": "whole",
     "base": {
         "teacher": {"path": "teacher"},
         "data": {
@@ -47,7 +49,7 @@ TREE = {
             "do": "eval",
             "models": ["student", "${output_dir}/minillm/best"],
             "data": ["questions.jsonl"],
-            "seeds": 2,
+            "num_seeds": 2,
         },
     },
 }
@@ -79,51 +81,55 @@ def load(here: Path, *overrides: str) -> Chain:
 def faults(here: Path, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as found:
         check_chain(load(here, *overrides))
-    return list(found.value.faults)
+    return list(map(str, found.value.faults))
 
 
 def test_a_phase_has_what_lies_beneath_it_and_its_own_above_in_a_folder_of_its_own(here):
     sft, answers, seqkd, minillm, evaluation = load(here, "base.seed=5").phases
-    assert isinstance(sft.asked, RunConfig)
-    assert (sft.asked.objective.kind, sft.asked.learner.max_steps, sft.asked.learner.batch_size) == (
+    assert isinstance(sft.config, RunConfig)
+    assert (sft.config.objective.kind, sft.config.learner.max_steps, sft.config.learner.batch_size) == (
         "sft",
         3,
         8,
     )
-    assert sft.asked.out == here / "whole" / "sft"
-    assert {phase.asked.seed for phase in (sft, seqkd, minillm)} == {5}
-    assert answers.asked.config.student.path == str((here / "teacher").resolve())
-    assert minillm.asked.student.path == str(here / "whole" / "seqkd" / "best")
-    assert isinstance(evaluation.asked, EvalConfig)
-    assert evaluation.asked.model_names() == ["student", "minillm/best"]
-    assert (evaluation.asked.template, evaluation.asked.engine.max_new_tokens) == ("chat", 16)
+    assert sft.config.output_dir == here / "whole" / "sft"
+    assert {phase.settings()["seed"] for phase in (sft, seqkd, minillm)} == {5}
+    assert isinstance(answers.config, GenerateConfig)
+    assert answers.config.model.path == str((here / "teacher").resolve())
+    assert isinstance(minillm.config, RunConfig)
+    assert minillm.config.student.path == str(here / "whole" / "seqkd" / "best")
+    assert isinstance(evaluation.config, EvalConfig)
+    assert evaluation.config.model_names() == ["student", "minillm/best"]
+    assert (evaluation.config.template, evaluation.config.engine.max_new_tokens) == ("chat", 16)
 
 
 def test_a_data_set_that_a_phase_names_has_columns_of_its_own(here):
-    train = load(here).phases[2].asked.data.train
+    config = load(here).phases[2].config
     answers = str(here / "whole" / "answers" / "answers.jsonl")
-    assert train.model_dump(exclude_unset=True) == {"path": answers}
+    assert isinstance(config, RunConfig)
+    assert config.data.train is not None
+    assert config.data.train.model_dump(exclude_unset=True) == {"path": answers}
 
 
 def test_everything_that_is_wrong_in_any_phase_is_told_at_once_and_once(here):
     found = faults(
-        here, "base.learner.rank=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
-        "phases.eval.seeds=0", "phases.minillm.student.path=${output_dir}/sfft/best",
+        here, "base.learner.max_step=2", "phases.sft.model=critic", "phases.minillm.rollout.teacher_mix=2",
+        "phases.eval.num_seeds=0", "phases.minillm.student.path=${output_dir}/sfft/best",
     )  # fmt: skip
     text = "\n".join(found)
-    assert text.count("learner.rank is unknown; did you mean learner.world_size?") == 1
-    assert "phases sft, answers, seqkd, minillm: learner.rank" in text
-    assert "phase sft: model = critic cannot be; it must be one of student, teacher" in found
-    assert "rollout.teacher_mix = 2" in text
-    assert "phase eval: seeds = 0" in text
+    assert text.count("learner.max_step is unknown; did you mean learner.max_steps?") == 1
+    assert "phases.sft, phases.answers, phases.seqkd, phases.minillm: learner.max_step " in text
+    assert "phases.sft: invalid value critic for model; expected one of student, teacher" in found
+    assert "phases.minillm: invalid value 2 for rollout.teacher_mix" in text
+    assert "phases.eval: invalid value 0 for num_seeds" in text
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("phases.seqkd.student.path=${output_dir}/sfft/best", "phase seqkd: student.path = "),
+        ("phases.seqkd.student.path=${output_dir}/sfft/best", "phases.seqkd: student.path = "),
         ("phases.sft.student.path=${output_dir}/minillm/best", "no phase comes before it"),
-        ("phases.eval.models=[student, '${output_dir}/answers/best']", "phase eval: models[1].path = "),
+        ("phases.eval.models=[student, '${output_dir}/answers/best']", "phases.eval: models[1].path = "),
     ],
 )
 def test_what_no_earlier_phase_makes_is_a_fault(here, override, says):
@@ -133,13 +139,17 @@ def test_what_no_earlier_phase_makes_is_a_fault(here, override, says):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("phases.sft=null", "phases.sft.do is missing; it is one of train, sft, generate, eval"),
-        ("phases.sft.do=sing", "phases.sft.do = sing is unknown"),
-        ("phases.sft.out=x", "phases.sft.out cannot be set"),
+        ("phases.sft=null", "phases.sft.do is missing; expected one of train, sft, generate, eval"),
+        (
+            "phases.sft.do=sing",
+            "invalid value sing for phases.sft.do; expected one of train, sft, generate",
+        ),
+        ("phases.sft.output_dir=x", "phases.sft.output_dir = x cannot be set"),
         ("phases=null", "phases is empty"),
-        ("learner.max_steps=3", "learner is no part of a chain"),
-        ("base=3", "base = 3 is no section"),
-        ("output_dir=null", "out is missing"),
+        ("learner.max_steps=3", "learner is not part of a chain; write settings below base"),
+        ("base=3", "base = 3 is not a section"),
+        ("output_dir=null", "output_dir is missing"),
+        ("out=x", "out is not part of a chain; did you mean output_dir?"),
     ],
 )
 def test_a_tree_that_is_no_chain_is_refused(here, override, says):
@@ -150,12 +160,14 @@ def test_models_and_data_of_all_phases_are_looked_at_before_the_first_begins(her
     plans = check_chain(load(here))
     assert list(plans) == ["sft", "seqkd", "minillm"]
     assert plans["minillm"].student.path == str((here / "student").resolve())
-    assert plans["seqkd"].records == {}
+    assert plans["seqkd"].data.records == {}
     found = faults(here, "base.teacher.path=./techer", "phases.minillm.data.max_prompt_tokens=250")
-    assert sum("techer: there is no such folder" in line for line in found) == 1
-    assert found[0].startswith("phases sft, answers, seqkd, minillm, eval: teacher.path = ./techer")
+    assert sum("techer is a folder that does not exist" in line for line in found) == 1
+    assert found[0].startswith(
+        "phases.sft, phases.answers, phases.seqkd, phases.minillm, phases.eval: teacher.path = "
+    )
     assert any(
-        line.startswith("phase minillm: data.max_prompt_tokens = 250 leaves no room") for line in found
+        line.startswith("phases.minillm: data.max_prompt_tokens = 250 leaves no room") for line in found
     )
 
 
@@ -164,8 +176,8 @@ def ran(monkeypatch) -> list[str]:
     """Phases do nothing but make their folders, and are listed as they run; `stop` stops the chain once."""
     names: list[str] = []
 
-    def run(asked, console):
-        folder = asked.config.output_dir if hasattr(asked, "by") else asked.output_dir
+    def run(config, console, plan):
+        folder = config.output_dir
         names.append(folder.name)
         for made in ("best", "answers.jsonl"):
             (folder / made).mkdir(parents=True, exist_ok=True)
@@ -175,8 +187,8 @@ def ran(monkeypatch) -> list[str]:
         return folder
 
     stop = {"seqkd"}
-    kinds = {n: replace(k, run=run, told=str, preflight=None) for n, k in phases.KINDS.items()}
-    monkeypatch.setattr(module, "KINDS", kinds)
+    kinds = {n: replace(k, run=run, report=str, check=lambda *_: None) for n, k in phases.KINDS.items()}
+    monkeypatch.setattr(chain_module, "KINDS", kinds)
     monkeypatch.setattr(module, "cluster", lambda settings: nullcontext(""))
     return names
 
@@ -200,8 +212,8 @@ def test_a_phase_that_was_begun_keeps_its_settings(here, ran):
             load(here, "phases.seqkd.learner.max_steps=9", "phases.minillm.learner.max_steps=9"), Console()
         )
     (fault,) = found.value.faults
-    assert fault.startswith(
-        "phase seqkd: learner.max_steps = 9, and it was begun with 4; set it back, delete"
+    assert str(fault).startswith(
+        "phases.seqkd: learner.max_steps = 9, and the phase was begun with 4; set it back, delete"
     )
     shutil.rmtree(here / "whole" / "seqkd")
     run_chain(load(here, "phases.seqkd.learner.max_steps=9"), Console())
@@ -216,7 +228,30 @@ def test_the_folder_of_a_chain_is_all_that_is_needed_to_go_on(here, ran, tmp_pat
     assert "minillm" in str(resume_any(here / "whole", Console()))
     assert ran[3:] == ["seqkd", "minillm", "eval"]
     kept = json.loads((here / "whole" / "phases.json").read_text())
-    assert kept["minillm"]["settings"]["learner"]["steps"] == 9
+    assert kept["minillm"]["settings"]["learner"]["max_steps"] == 9
+
+
+def test_a_plan_made_before_the_chain_is_used_unless_something_was_pending(here, monkeypatch):
+    plans = {}
+
+    def run(config, console, plan):
+        plans[config.output_dir.name] = plan
+        config.output_dir.mkdir(parents=True)
+
+    kinds = {name: replace(kind, run=run, report=str) for name, kind in phases.KINDS.items()}
+    monkeypatch.setattr(chain_module, "KINDS", kinds)
+    monkeypatch.setattr(module, "cluster", lambda settings: nullcontext(""))
+    run_chain(load(here, "phases.eval.models=[student]"), Console())
+    assert {name: type(plan).__name__ for name, plan in plans.items()} == {
+        "sft": "Plan", "answers": "GeneratePlan", "seqkd": "NoneType", "minillm": "NoneType", "eval": "list"
+    }  # fmt: skip
+    assert len(plans["sft"].data.answers) == 20
+
+
+def test_a_file_that_an_earlier_phase_makes_is_not_taken_for_a_model(here):
+    found = faults(here, "phases.minillm.student.path=${output_dir}/answers/answers.jsonl")
+    assert found[0].startswith("phases.minillm: student.path = ")
+    assert "is made by an earlier phase, but is not a model" in found[0]
 
 
 def test_what_is_no_chain_is_not_taken_for_one(here):

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import ray
-from minillm_ray.common.config.run import RunConfig
+from minillm_ray.common.config.run import ClusterConfig, RunConfig
 from minillm_ray.common.errors import ConfigError, DataError, ModelError
-from minillm_ray.deploy.preflight import memory
-from minillm_ray.deploy.preflight import rules as faults_module
+from minillm_ray.deploy.preflight import memory, rules
 from minillm_ray.deploy.preflight.check import Plan, check_run
 from minillm_ray.deploy.preflight.plan_table import render
 from minillm_ray.tests.tiny_models import tiny_model
@@ -29,7 +28,7 @@ def two_cores(monkeypatch):
     """A machine that no cluster runs on, whatever other tests have started."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(faults_module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(rules.os, "cpu_count", lambda: 2)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +98,7 @@ def test_several_tokens_may_end_an_answer_and_those_of_given_ones_should_be_amon
 def test_a_run_that_can_work_is_planned(models, questions):
     plan = check_run(settings(models, questions))
     assert (plan.vocabulary, plan.max_tokens) == (128, 64)
-    assert plan.records == {"train": 300}
+    assert plan.data.records == {"train": 300}
     assert [(p.role, p.count, p.cpus) for p in plan.processes] == [
         ("learner", 2, 0.4),
         ("rollout", 1, 0.5),
@@ -147,8 +146,8 @@ def test_a_bucket_is_held_only_where_weights_are_gathered_or_converted(models, q
         parts(check_run(settings(models, questions, learner=learner, rollout=rollout)))["learner"]["buckets"]
         for learner, rollout in (
             ({}, {"max_new_tokens": 32}),
-            ({"ranks": 2, "zero_stage": 3}, {"max_new_tokens": 32}),
-            ({}, {"max_new_tokens": 32, "precision": "bfloat16"}),
+            ({"world_size": 2, "zero_stage": 3}, {"max_new_tokens": 32}),
+            ({}, {"max_new_tokens": 32, "dtype": "bfloat16"}),
         )
     ]
     count = check_run(settings(models, questions)).student.parameters
@@ -158,8 +157,10 @@ def test_a_bucket_is_held_only_where_weights_are_gathered_or_converted(models, q
 def test_the_cache_holds_the_keys_and_values_of_both_networks(models, questions):
     plan = check_run(settings(models, questions))
     config = settings(models, questions, rollout={"kv_cache_gib": 1.0, "max_new_tokens": 32})
-    each = [2 * m.layers * m.kv_heads * m.head_dim * 4 for m in (plan.student, plan.teacher) if m]
-    tokens = memory.cache_tokens(config, plan.student, plan.teacher)
+    held = memory.in_engine(config, plan.student, plan.teacher)
+    assert held == [plan.student, plan.teacher]
+    each = [2 * m.layers * m.kv_heads * m.head_dim * 4 for m in held]
+    tokens = memory.cache_tokens(config.rollout, held)
     assert tokens % 32 == 0
     assert tokens == pytest.approx(2**30 / sum(each), abs=32)
 
@@ -170,10 +171,10 @@ def test_gradient_checkpointing_and_smaller_batches_need_less(models, questions)
             "activations"
         ]
 
-    plain = activations(micro_batch=8)
-    assert activations(micro_batch=8, keep_logprobs_mib=0) < plain
-    assert activations(micro_batch=2) < plain
-    assert activations(micro_batch=8, gradient_checkpointing=True) < plain
+    plain = activations(micro_batch_size=8)
+    assert activations(micro_batch_size=8, keep_logprobs_mib=0) < plain
+    assert activations(micro_batch_size=2) < plain
+    assert activations(micro_batch_size=8, gradient_checkpointing=True) < plain
 
 
 def test_the_plan_is_shown_with_every_process_and_note(models, questions):
@@ -206,9 +207,7 @@ def check_fails(config: RunConfig, kind: type[Exception], says: str) -> Exceptio
 
 def test_different_tokenizers_are_refused_by_the_first_differing_token(models, questions):
     config = settings(models, questions, teacher={"path": models["other"]})
-    check_fails(
-        config, ModelError, r"different tokenizers: token \d+ is 'x' for the student and 'y' for the teacher"
-    )
+    check_fails(config, ModelError, r"different tokenizers: token \d+ is 'x' for student and 'y' for teacher")
 
 
 def test_missing_models_and_data_are_told_together(models, questions, tmp_path):
@@ -218,8 +217,8 @@ def test_missing_models_and_data_are_told_together(models, questions, tmp_path):
     fault = check_fails(config, ConfigError, "cannot be used")
     assert isinstance(fault, ConfigError)
     assert len(fault.faults) == 2
-    assert "teacher.path" in fault.faults[0]
-    assert "data.train.path = ./no.jsonl: there is no such file" in fault.faults[1]
+    assert [found.key for found in fault.faults] == ["teacher.path", "data.train.path"]
+    assert "data.train.path = ./no.jsonl is a file that does not exist" in str(fault.faults[1])
 
 
 def test_one_fault_keeps_its_own_kind(models, questions, tmp_path):
@@ -237,12 +236,13 @@ def test_a_prompt_with_no_room_for_an_answer_is_refused(models, questions):
         settings(models, questions, data=wide), ConfigError, "leaves no room for an answer of 32 tokens"
     )
     assert isinstance(fault, ConfigError)
-    assert [("student" in f, "teacher" in f) for f in fault.faults] == [(True, False), (False, True)]
-    assert "set data.max_prompt_tokens=224" in fault.faults[0]
+    assert [found.also[-1] for found in fault.faults] == ["student.path", "teacher.path"]
+    assert {found.key for found in fault.faults} == {"data.max_prompt_tokens"}
+    assert "set data.max_prompt_tokens=224" in fault.faults[0].fix
     check_fails(
         settings(models, questions, text={"path": questions, "column": "instruction", "block_tokens": 300}),
         ConfigError,
-        r"text\.block_tokens = 300 is more than the 256 positions of the student",
+        r"text\.block_tokens = 300 is more than the 256 positions of student\.path = ",
     )
 
 
@@ -268,24 +268,20 @@ def test_impossible_divisions_are_refused_before_anything_is_loaded(models, ques
     check_fails(
         settings(models, questions, learner={"world_size": 3}, cluster={"learner_cpus": 0.1}),
         ConfigError,
-        r"learner\.batch_size = 64 does not divide over learner\.ranks = 3; try 66",
+        r"learner\.batch_size = 64 does not divide over learner\.world_size = 3; try 66",
     )
 
 
 def test_a_cache_too_small_for_one_answer_is_refused(models, questions):
     config = settings(models, questions, rollout={"kv_cache_gib": 1e-5, "max_new_tokens": 32})
-    check_fails(config, ConfigError, r"rollout\.cache_gib = 1e-05 holds .* takes 64; try ")
+    check_fails(config, ConfigError, r"rollout\.kv_cache_gib = 1e-05 holds .* takes 64; try ")
 
 
 def test_attention_heads_that_vllm_does_not_take_on_cpus_are_refused(models, questions):
-    facts = check_run(settings(models, questions)).student
-    odd = replace(facts, head_dim=48)
-    config = settings(models, questions)
-    assert "attention heads of size 48" in faults_module.model_faults(config, "student", odd)[0]
-    assert (
-        faults_module.model_faults(settings(models, questions, cluster={"rollout_gpus": 1}), "student", odd)
-        == []
-    )
+    odd = replace(check_run(settings(models, questions)).student, head_dim=48)
+    (fault,) = rules.head_faults("student", odd, ClusterConfig())
+    assert "attention heads of size 48" in str(fault)
+    assert rules.head_faults("student", odd, ClusterConfig(rollout_gpus=1)) == []
 
 
 def test_rouge_l_without_right_answers_is_refused_and_reverse_kl_is_not(models, questions, tmp_path):
@@ -300,7 +296,7 @@ def test_rouge_l_without_right_answers_is_refused_and_reverse_kl_is_not(models, 
     config = settings(models, questions, data=both, validation={"metric": "rouge_l"})
     check_fails(config, DataError, r"validation\.metric = rouge_l .* 2 of 3 prompts .*metric=reverse_kl")
     plan = check_run(settings(models, questions, data=both, validation={"metric": "reverse_kl"}))
-    assert plan.records["validation"] == 3
+    assert plan.data.records["validation"] == 3
 
 
 def test_a_long_prompt_is_dropped_with_a_note_and_the_rest_is_used(models, questions, tmp_path):
@@ -308,7 +304,7 @@ def test_a_long_prompt_is_dropped_with_a_note_and_the_rest_is_used(models, quest
     path.write_text('{"instruction": "a"}\n' + json.dumps({"instruction": "x" * 40}) + "\n")
     long = {"train": {"path": str(path)}, "template": "plain", "max_prompt_tokens": 32}
     plan = check_run(settings(models, questions, data=long))
-    assert plan.records == {"train": 1}
+    assert plan.data.records == {"train": 1}
     assert "data.train: 1 records are dropped (prompt_too_long)" in plan.notes
 
 
@@ -338,3 +334,20 @@ def test_the_paper_s_true_size_is_planned_without_loading_it(tmp_path, questions
     assert plan.teacher.parameters == 48 * (12 * 1600**2 + 13 * 1600) + 2 * 1600 + (128 + 256) * 1600
     assert parts(plan)["rollout"]["teacher"] > 4 * 1_400_000_000
     assert Path(there["teacher"], "model.safetensors").stat().st_size < MIB
+
+
+def test_a_preset_that_the_run_file_overrides_is_named_with_both_values(models, questions):
+    opd: dict[str, Any] = {
+        "objective": {"preset": "opd"},
+        "rollout": {"teacher_mix": 0, "max_new_tokens": 32},
+    }
+    plain = check_run(settings(models, questions, **opd))
+    assert not [note for note in plain.notes if "objective.preset" in note]
+    opd["objective"] |= {"gamma": 0.5, "clip": "upper"}
+    notes = check_run(settings(models, questions, **opd, learner={"num_iterations": 4})).notes
+    for words in (
+        "objective.gamma = 0, and this run has 0.5",
+        "objective.clip = none, and this run has upper",
+        "learner.num_iterations = 1, and this run has 4",
+    ):
+        assert f"objective.preset = opd sets {words}" in notes

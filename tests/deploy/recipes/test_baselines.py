@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from minillm_ray.common.config.eval import EvalConfig
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.deploy import recipes
 from minillm_ray.deploy.config.loader import load_run
@@ -19,7 +20,11 @@ METHODS = {"sft", "kd", "seqkd", "seqkd_reference", "gkd", "distillm", "akl", "a
 def run_of(name: str) -> RunConfig:
     """The run, or the last phase of the chain."""
     file = FILES[name]
-    return load_chain(file).phases[-1].asked if is_chain(file) else load_run(file)
+    if not is_chain(file):
+        return load_run(file)
+    last = load_chain(file).phases[-1].config
+    assert isinstance(last, RunConfig)
+    return last
 
 
 def test_every_method_of_the_comparison_has_its_file():
@@ -29,7 +34,7 @@ def test_every_method_of_the_comparison_has_its_file():
 @pytest.mark.parametrize("name", FILES)
 def test_a_baseline_is_read_without_a_fault_and_names_its_source(name):
     file = FILES[name]
-    out = load_chain(file).out if is_chain(file) else load_run(file).output_dir
+    out = load_chain(file).output_dir if is_chain(file) else load_run(file).output_dir
     assert out.parts[-2:] == ("baselines", name.replace("_", "-"))
     first = [line for line in file.read_text().splitlines() if line.startswith("# ")]
     assert len(first) >= 2
@@ -66,17 +71,21 @@ def test_a_baseline_sets_what_was_published(name):
 
 
 def test_all_baselines_learn_from_the_same_records_and_none_from_the_test_set():
-    runs = [run_of(name) for name in METHODS if name not in ("seqkd", "seqkd_reference")]
-    runs += [load_chain(FILES[name]).phases[0].asked.config for name in ("seqkd", "seqkd_reference")]
     whole = load_chain(FILES["whole"]).phases
-    runs += [phase.asked for phase in whole[:-1]]
-    assert {run.data.train and run.data.train.split for run in runs} == {"train[1500:]"}
+    runs = [run_of(name) for name in METHODS if name not in ("seqkd", "seqkd_reference")]
+    phases = [phase.config for phase in whole[:-1]]
+    phases += [load_chain(FILES[name]).phases[0].config for name in ("seqkd", "seqkd_reference")]
+    learning = [*runs, *(config for config in phases if not isinstance(config, EvalConfig))]
+    assert len(learning) == len(runs) + len(whole) - 1 + 2
+    assert {run.data.train and run.data.train.split for run in learning} == {"train[1500:]"}
+    runs += [config for config in phases if isinstance(config, RunConfig)]
     assert {run.data.validation.split for run in runs if run.data.validation} == {"train[:1000]"}
-    assert whole[-1].asked.data[0].split == "train[1000:1500]"
+    assert isinstance(whole[-1].config, EvalConfig)
+    assert whole[-1].config.data[0].split == "train[1000:1500]"
 
 
 def test_the_whole_chain_distils_as_the_run_file_of_minillm_does():
-    whole = {phase.name: phase.asked for phase in load_chain(FILES["whole"]).phases}["minillm"]
+    whole = {phase.name: phase.config for phase in load_chain(FILES["whole"]).phases}["minillm"]
     alone = run_of("minillm")
     for part in ("objective", "text", "learner"):
         assert getattr(whole, part) == getattr(alone, part), part

@@ -16,7 +16,7 @@ from minillm_ray.common.errors import ConfigError
 from minillm_ray.common.metrics import CATALOGUE
 from minillm_ray.deploy.evaluation.rows import AnswerFigures, LabelFigures, Part, comparisons_of
 from minillm_ray.deploy.evaluation.rows import rows_of as rows_of_part
-from minillm_ray.deploy.evaluation.store import EvalFolder
+from minillm_ray.deploy.evaluation.store import EvalDir
 from minillm_ray.deploy.reporting.compare import Comparison, compare, render
 from minillm_ray.deploy.reporting.eval_plots import EXPOSURE, bucket_order, plot_evaluations
 from minillm_ray.deploy.reporting.plots import PANELS, styles
@@ -126,7 +126,7 @@ def test_what_an_evaluation_writes_is_what_is_read(tmp_path):
     parts = [part("first", 0.0), part("second", 5.0)]
     rows = [one for each in parts for one in rows_of_part(each)]
     (tmp_path / "e").mkdir()
-    folder = EvalFolder(tmp_path / "e")
+    folder = EvalDir(tmp_path / "e")
     folder.write(rows)
     folder.write_comparisons(comparisons_of(parts))
     found = compare([tmp_path / "e"], tmp_path / "out")

@@ -3,24 +3,24 @@ import json
 import pytest
 from minillm_ray.common.errors import ConfigError, DataError
 from minillm_ray.deploy.training.metrics_log import drop_after, read_metrics
-from minillm_ray.deploy.training.run_dir import RunFolder, State
+from minillm_ray.deploy.training.run_dir import RunDir, RunState
 
 
-def checkpoint(folder: RunFolder, step: int, keep: int = 2) -> None:
+def checkpoint(folder: RunDir, step: int, keep: int = 2) -> None:
     folder.checkpoint(step).mkdir(parents=True)
     folder.complete_checkpoint(
-        State(step=step, version=step // 4, cursors={"prompts": {"taken": step}}), keep
+        RunState(step=step, version=step // 4, cursors={"prompts": {"taken": step}}), keep
     )
 
 
 def test_a_state_comes_back_as_it_was_kept(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     checkpoint(folder, 16)
-    assert folder.newest_state() == State(step=16, version=4, cursors={"prompts": {"taken": 16}})
+    assert folder.newest_state() == RunState(step=16, version=4, cursors={"prompts": {"taken": 16}})
 
 
 def test_the_best_student_comes_back_as_it_was_at_the_checkpoint(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.best.mkdir()
     (folder.best / "model.safetensors").write_text("of step 8")
     checkpoint(folder, 8)
@@ -30,7 +30,7 @@ def test_the_best_student_comes_back_as_it_was_at_the_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_that_was_not_completed_is_not_resumed_from(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     checkpoint(folder, 16)
     folder.checkpoint(32).mkdir(parents=True)
     state = folder.newest_state()
@@ -39,14 +39,14 @@ def test_a_checkpoint_that_was_not_completed_is_not_resumed_from(tmp_path):
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     for step in (16, 32, 48):
         checkpoint(folder, step)
     assert [p.name for p in folder.checkpoints()] == ["step-000032", "step-000048"]
 
 
 def test_a_new_run_does_not_write_into_an_old_ones_folder(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.refuse_to_overwrite()
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(ConfigError, match="minillm resume"):

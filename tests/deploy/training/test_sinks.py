@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from minillm_ray.common.config.base import METRICS_SINKS
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.training.metrics_log import MetricsLog, read_metrics
-from minillm_ray.deploy.training.sinks import SinkContext, known_sinks, make_sinks
+from minillm_ray.deploy.training.sinks import SINKS, SinkContext, known_sinks, make_sinks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -86,6 +87,10 @@ def test_a_module_of_the_run_file_brings_a_sink_by_name(tmp_path, monkeypatch):
     (sink,) = make_sinks(["mine"], context(tmp_path), ["my_sinks"])
     sink.record(2, {"learner/lr": 0.1})
     assert (tmp_path / "mine.txt").read_text() == "2 {'learner/lr': 0.1}"
+
+
+def test_the_settings_know_the_sinks_that_the_package_brings():
+    assert tuple(SINKS) == METRICS_SINKS
 
 
 def test_a_sink_that_nobody_offers_is_refused_with_those_that_are_known(tmp_path):

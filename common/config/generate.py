@@ -1,0 +1,72 @@
+"""What a generation is: which model answers which questions, and how its answers are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..errors import Fault
+from .base import Count, Section
+from .data import PromptData, PromptSettings, Template
+from .run import ClusterConfig, EngineConfig, ModelConfig
+
+Author = Literal["teacher", "student"]
+"""Which of a run file's models answers."""
+
+
+class GenerateData(Section):
+    """The questions, and how they become prompts; settings as in the section of a run."""
+
+    train: PromptData
+    template: Template
+    system_prompt: str | None
+    max_prompt_tokens: Count
+
+
+class GenerateEngine(EngineConfig):
+    """How answers are drawn; settings as in the section `rollout` of a run."""
+
+    num_generations: Count = 1
+    """Answers to each prompt."""
+
+
+class GenerateConfig(Section):
+    """All that a generation takes from a run file, under the names that it has there."""
+
+    by: Author
+    """What the run file calls the model that answers."""
+    model: ModelConfig
+    keep_cut: bool = False
+    """Whether answers that were cut at rollout.max_new_tokens are kept."""
+    data: GenerateData
+    rollout: GenerateEngine
+    cluster: ClusterConfig
+    seed: Annotated[int, Field(ge=0)]
+    output_dir: Path
+    """Folder of answers.jsonl."""
+
+    @property
+    def prompts(self) -> PromptSettings:
+        """How records become prompts."""
+        data = self.data
+        return PromptSettings(
+            template=data.template,
+            system_prompt=data.system_prompt,
+            max_prompt_tokens=data.max_prompt_tokens,
+            section="data.",
+        )
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    def resolved(self) -> GenerateConfig:
+        """The same generation with an absolute folder."""
+        return self.model_copy(update={"output_dir": self.output_dir.expanduser().resolve()})
+
+    def faults(self) -> list[Fault]:
+        """What is wrong between settings, each with key, value and way out."""
+        return self.prompts.faults({"data.train": self.data.train})
