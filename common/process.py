@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -83,7 +82,7 @@ class ProcessFacts:
     def gather(
         cls, name: str, *, node: str, start_s: float, sees_run_dir: bool, libraries: Sequence[str] = ()
     ) -> ProcessFacts:
-        """Of this process; torch is asked only where it was imported already."""
+        """Of this process, which has imported these libraries."""
         torch = sys.modules.get("torch")
         device = "cpu"
         if torch is not None and torch.cuda.is_available():
@@ -97,7 +96,7 @@ class ProcessFacts:
             start_s=start_s,
             sees_run_dir=sees_run_dir,
             versions={"python": sys.version.split()[0]}
-            | {library: version(library) for library in libraries},
+            | {name: sys.modules[name].__version__ for name in libraries},
         )
 
 

@@ -114,6 +114,15 @@ def test_readers_hear_of_each_bucket_and_can_have_it(group: LearnerGroup) -> Non
             assert heard == (1, bucket.ref, bucket.checksum)
 
 
+def test_every_rank_tells_of_its_process(group: LearnerGroup) -> None:
+    facts = group.ready()
+    assert [one.name for one in facts] == [f"learner-{rank}" for rank in range(RANKS)]
+    assert len({one.pid for one in facts}) == RANKS
+    for one in facts:
+        assert one.start_s > 0
+        assert one.versions.keys() == {"python", "torch", "transformers", "deepspeed"}
+
+
 def test_answers_are_measured_in_the_order_in_which_they_came(group: LearnerGroup, scene: Scene) -> None:
     records = group.measure(items(scene.samples))
     assert [r.prompt_id for r in records] == [s.passage.prompt_id for s in scene.samples]
