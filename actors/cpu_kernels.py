@@ -6,6 +6,8 @@ cannot take falls back to vLLM's plain way.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -21,8 +23,21 @@ def op_priority() -> dict[str, list[str]]:
     return {name: [PROVIDER, "native"] for name in vllm_compat.cpu_kernels(OPERATIONS)}
 
 
+@functools.cache
+def rounds_to_nearest() -> bool:
+    """Whether the kernels round bfloat16 as torch does; vLLM's build for AVX2 cuts the last bits off."""
+    total, part = (
+        torch.ones(1, 32, dtype=torch.bfloat16),
+        torch.full((1, 32), 1.5 * 2**-8, dtype=torch.bfloat16),
+    )
+    wanted = total + part
+    vllm_compat.cpu_kernel("fused_add_rms_norm")(total, part, torch.ones(32, dtype=torch.bfloat16), 1e-5)
+    return torch.equal(part, wanted)
+
+
 def _takes(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
-    return variance_size is None and weight is not None and weight.dtype == x.dtype and x.is_contiguous()
+    plain = variance_size is None and weight is not None and weight.dtype == x.dtype and x.is_contiguous()
+    return plain and (x.dtype == torch.float32 or rounds_to_nearest())
 
 
 def _takes_sum(
