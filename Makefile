@@ -45,7 +45,7 @@ test: lint
 	$(BIN)/pytest -m 'not slow' --durations=15
 
 test-fast: setup
-	$(BIN)/pytest -q -m 'not ray and not vllm and not slow'
+	$(BIN)/pytest -q -n auto -m 'not ray and not vllm and not slow'
 
 test-slow: setup
 	$(BIN)/pytest -m slow --durations=15

@@ -1,4 +1,4 @@
-"""What comes from outside the package: divergences, metrics sinks and data readers, found by name.
+"""What comes from outside the package: divergences and metrics sinks, found by name.
 
 An installed package offers an object by an entry point of the group `minillm_ray.<kind>`, whose name is the
 name in the settings:
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from .errors import ConfigError, Fault
 
-Kind = Literal["divergences", "metrics_sinks", "data_readers"]
+Kind = Literal["divergences", "metrics_sinks"]
 GROUP = "minillm_ray"
 
 

@@ -214,7 +214,7 @@ class RunConfig(Section):
     """Where metrics go beside metrics.jsonl: tensorboard, ray (the metrics endpoint of Ray), or what a plugin
     offers."""
     plugins: tuple[str, ...] = ()
-    """Python modules that offer divergences, metrics sinks or data readers; every process imports them."""
+    """Python modules that offer divergences or metrics sinks; every process of the run imports them."""
     save_total_limit: Count = 2
     """Older ones are deleted; the best student is kept apart."""
 
