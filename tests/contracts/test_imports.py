@@ -85,8 +85,8 @@ def test_no_module_is_allowed_a_library_that_it_does_not_import():
 
 def test_no_folder_holds_more_modules_than_one_can_take_in():
     assert rules.crowded(FILES) == {}
-    many = [f"actors/m{number}.py" for number in range(16)]
-    assert rules.crowded([*many, "actors/__init__.py"]) == {"actors": 16}
+    many = [f"actors/m{number}.py" for number in range(rules.MAX_MODULES + 1)]
+    assert rules.crowded([*many, "actors/__init__.py"]) == {"actors": rules.MAX_MODULES + 1}
 
 
 def test_the_map_names_every_folder():
