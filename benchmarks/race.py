@@ -64,7 +64,7 @@ def _theirs(name: str, cell: Cell, files: Files, out: Path, _: int) -> Measured:
         environment(out, TRL[name]), Path(__file__).parent / "theirs.py", name,
         files.student, files.teacher, files.prompts,
         "--answers", cell.answers, "--tokens", cell.tokens, "--micro-batch", MICRO_BATCH,
-        "--inner-epochs", epochs, "--steps", epochs * (cell.sets if epochs == 1 else 3),
+        "--num-iterations", epochs, "--steps", epochs * (cell.sets if epochs == 1 else 3),
     ]  # fmt: skip
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode:

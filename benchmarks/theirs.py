@@ -123,7 +123,7 @@ def _minillm(args: Any, shared: Values, given: Values, chats: list[Any]) -> Any:
 
     # It is built on GRPO, which does not take one answer to a prompt: two to each of half as many prompts.
     config = MiniLLMConfig(
-        **shared, max_completion_length=args.tokens, num_generations=2, num_iterations=args.inner_epochs,
+        **shared, max_completion_length=args.tokens, num_generations=2, num_iterations=args.num_iterations,
         generation_kwargs={"min_new_tokens": args.tokens}, beta=0.0, top_p=1.0, top_k=0, logging_steps=1,
         gamma=1.0, length_normalization=True, rkl_advantage=True, single_step_decomposition=True,
     )  # fmt: skip
@@ -146,7 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--answers", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--inner-epochs", type=int, default=1)
+    parser.add_argument("--num-iterations", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vllm", action="store_true", help="TRL's own vLLM mode (distillation alone)")

@@ -47,7 +47,7 @@ OWN: dict[str, Values] = {
         "rollout": {"teacher_mix": 0.0, "rollout_batch_size": BATCH_SIZE},
         "learner": {"num_iterations": 1},
     },
-    "distillation": {"every": 16, "micro_batch": 128},  # the fastest of 32, 64, 128 and 256
+    "distillation": {"every": 16, "micro_batch_size": 128},  # the fastest of 32, 64, 128 and 256
 }
 """Contender -> what it alone has, and the optimiser steps between two looks at its student."""
 OURS = ("ours_minillm", "ours_fresh")
@@ -91,7 +91,8 @@ def settings(entry: Entry, start: Start, out: Path) -> Values:
         return {
             "student": str(start.student), "teacher": str(start.teacher), "prompts": str(start.prompts),
             "out": str(out), "every": own["every"], "seed": entry.seed, "threads": THREADS, "steps": STEPS,
-            "batch_size": BATCH_SIZE, "micro_batch": own["micro_batch"], "max_new_tokens": MAX_NEW_TOKENS,
+            "batch_size": BATCH_SIZE, "micro_batch_size": own["micro_batch_size"],
+            "max_new_tokens": MAX_NEW_TOKENS,
             "clip_norm": MAX_GRAD_NORM, **optimizer,
         }  # fmt: skip
     return {

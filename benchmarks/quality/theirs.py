@@ -72,8 +72,8 @@ def main() -> None:
     prompts = [json.loads(line)["instruction"] for line in Path(asked["prompts"]).read_text().splitlines()]
     config = DistillationConfig(
         output_dir=asked["out"], use_cpu=True, bf16=False, gradient_checkpointing=False,
-        per_device_train_batch_size=asked["micro_batch"],
-        gradient_accumulation_steps=asked["batch_size"] // asked["micro_batch"],
+        per_device_train_batch_size=asked["micro_batch_size"],
+        gradient_accumulation_steps=asked["batch_size"] // asked["micro_batch_size"],
         max_steps=asked["steps"], seed=asked["seed"],
         max_completion_length=asked["max_new_tokens"], temperature=1.0, beta=1.0, top_p=1.0, top_k=0,
         learning_rate=asked["lr"], warmup_steps=asked["warmup_steps"],

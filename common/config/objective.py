@@ -27,6 +27,11 @@ DivergenceName = Literal[
 ]
 DIVERGENCES: tuple[str, ...] = get_args(DivergenceName)
 """Those that the package brings; plugins may offer more."""
+OTHER_NAMES = {
+    "kl": "forward_kl", "fkl": "forward_kl", "rkl": "reverse_kl", "js": "jsd", "tvd": "total_variation",
+    "sfkl": "skew_kl", "srkl": "skew_reverse_kl",
+}  # fmt: skip
+"""What other software calls them."""
 KD_ONLY = ("divergence", "jsd_beta", "skew", "akl_mass", "atkd_easy_weight", "lm_share")
 """Settings that only kd reads."""
 REFERENCE: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import ABSENT, ConfigError, Fault
 from ..plugins import plugin_names
 from .base import METRICS_SINKS
-from .objective import DIVERGENCES
+from .objective import DIVERGENCES, OTHER_NAMES
 
 if TYPE_CHECKING:
     from .run import RunConfig
@@ -267,8 +267,8 @@ def _plugin_faults(config: RunConfig) -> list[Fault]:
             return [*error.faults]
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+                close = OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)
+                hint = f"did you mean {close}?" if close else f"known are {', '.join(known)}"
                 found.append(
                     Fault(key, name, "is neither ours nor a plugin's", f"{hint}; plugins=[...] names modules")
                 )

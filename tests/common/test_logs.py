@@ -228,7 +228,7 @@ def test_the_level_decides_what_is_written(tmp_path: Path, level: logs.LogLevel,
 
 def test_a_process_of_our_own_keeps_the_warnings_of_libraries_and_not_their_news(target: LogTarget):
     logs.setup_logging(target, "rollout-0")
-    library = logging.getLogger("transformers.some.module")
+    library = logging.getLogger("a_library.some.module")
     library.info("loading weights")
     library.warning("no pad token")
     assert [line["message"] for line in lines_of(target, "rollout-0")] == ["no pad token"]
@@ -251,7 +251,7 @@ def test_in_the_process_of_an_application_only_our_loggers_are_touched(
     assert logging.getLogger("transformers").level == level
     log.event("not for the application")
     log.warning("for %s", "both")
-    logging.getLogger("transformers").warning("theirs")
+    logging.getLogger("a_library").warning("theirs")
     assert shown == ["for both", "theirs"]
     assert [line.get("event") or line["message"] for line in lines_of(target, "driver")] == [
         "not for the application",
@@ -328,7 +328,7 @@ def test_a_warning_of_ours_reaches_a_person_and_nothing_else_does(target: LogTar
         log.warning("answers grow shorter: %d tokens", 3)
         log.event("slow disk", level=logging.WARNING, seconds=9)
         log.failure("save failed", OSError("full"))
-        logging.getLogger("transformers").warning("theirs")
+        logging.getLogger("a_library").warning("theirs")
     log.warning("too late")
     assert seen == [
         "warning: answers grow shorter: 3 tokens",

@@ -76,7 +76,11 @@ def check_settings(block: Fence, folder: Path) -> None:
     elif "models" in yaml.safe_load(text):
         load_eval(file, [], {})
     else:
-        load_run(file)
+        sys.path.insert(0, str(folder))  # where the page has put its plugins
+        try:
+            load_run(file)
+        finally:
+            sys.path.remove(str(folder))
 
 
 def _run(command: Sequence[str], block: Fence, folder: Path, repo: Path) -> None:

@@ -46,6 +46,9 @@ def test_what_a_page_says_can_be_done(page: str, models: Path, tmp_path: Path):
 def test_the_run_files_of_a_page_can_be_used(page: str, tmp_path: Path):
     """The quick part of the above, so that a setting's new name is missed within seconds."""
     prepare(tmp_path, ROOT)
+    for block in PAGES[page]:
+        if block.language == "python" and block.name:
+            (tmp_path / block.name).write_text(block.text, encoding="utf-8")
     run_blocks([block for block in PAGES[page] if block.language == "yaml"], tmp_path, ROOT)
 
 

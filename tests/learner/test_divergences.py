@@ -195,13 +195,15 @@ def test_a_divergence_by_autograd_has_the_value_and_slope_of_the_closed_form():
 
 
 def test_a_divergence_of_a_plugin_is_the_one_that_kd_minimises(tmp_path, monkeypatch):
-    (tmp_path / "my_losses.py").write_text(
+    (tmp_path / "losses_of_this_test.py").write_text(
         "from minillm_ray.learner.divergences import by_autograd\n"
         "divergences = {'hellinger': by_autograd("
         "lambda q, p: 1 - ((q + p) / 2).exp().sum(-1))}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = answer_divergence(ObjectiveConfig(kind="kd", divergence="hellinger"), plugins=("my_losses",))
+    found = answer_divergence(
+        ObjectiveConfig(kind="kd", divergence="hellinger"), plugins=("losses_of_this_test",)
+    )
     assert found is not None
     log_q = torch.log_softmax(torch.randn(2, 5), -1)
     value, _ = found.walk(log_q.clone(), log_q.clone(), torch.zeros(2, 1, dtype=torch.int64), slice(0, 2))

@@ -78,7 +78,7 @@ def test_the_smallest_run_file_of_the_help_is_one_that_is_read(minillm, tmp_path
     lines = [line.strip("│ \n") for line in out.splitlines()]
     start = next(i for i, line in enumerate(lines) if line.startswith("student:"))
     shown = lines[start : start + 5]
-    assert [line.split(":")[0] for line in shown] == ["student", "teacher", "data", "train", "out"]
+    assert [line.split(":")[0] for line in shown] == ["student", "teacher", "data", "train", "output_dir"]
     shown[3] = "  " + shown[3]
     (tmp_path / "run.yaml").write_text("\n".join(shown))
     assert load_run(tmp_path / "run.yaml", []).learner.world_size == 1
@@ -149,7 +149,7 @@ def test_a_comparison_shows_tables_and_says_where_its_pictures_are(minillm, tmp_
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "validation/rouge_l": 30.0}\n')
-    words = tmp_path / "a", tmp_path / "b", "--label", "before", "after", "--out", tmp_path / "out"
+    words = tmp_path / "a", tmp_path / "b", "--label", "before", "after", "--output-dir", tmp_path / "out"
     code, out, _ = minillm("compare", *words)
     assert code == 0
     assert all(word in out for word in ("before", "after", "30.0", "quality.png"))

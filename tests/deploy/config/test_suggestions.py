@@ -231,6 +231,9 @@ def test_a_value_is_suggested_only_where_it_is_taken():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("objective.divergence=rkl", "is neither ours nor a plugin's; did you mean reverse_kl?"),
+        ("objective.divergence=forwrd_kl", "did you mean forward_kl?"),
+        ("metrics_sinks=[wandb]", "known are tensorboard, ray"),
         ("rollout.answers=64", "rollout.answers is unknown; did you mean rollout.rollout_batch_size?"),
         ("scoring.actors=2", "scoring is unknown; did you mean teacher_server?"),
         ("checkpoint_every=5", "checkpoint_every is unknown; did you mean save_steps?"),
@@ -260,7 +263,7 @@ def test_a_run_file_with_such_a_name_is_refused_with_the_name_here(tmp_path, ove
     with pytest.raises(ConfigError) as found:
         load_run(tmp_path / "run.yaml", [override])
     (fault,) = map(str, found.value.faults)
-    assert fault.startswith(says)
+    assert says in fault
     assert "did you mean" in fault
 
 

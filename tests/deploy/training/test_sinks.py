@@ -74,7 +74,7 @@ def test_tensorboard_shows_the_curve_and_a_resumed_run_writes_the_later_steps_an
 
 
 def test_a_module_of_the_run_file_brings_a_sink_by_name(tmp_path, monkeypatch):
-    (tmp_path / "my_sinks.py").write_text(
+    (tmp_path / "sinks_of_this_test.py").write_text(
         "class Sink:\n"
         "    def __init__(self, context):\n        self.file = context.output_dir / 'mine.txt'\n"
         "    def record(self, step, values):\n        self.file.write_text(f'{step} {values}')\n"
@@ -83,8 +83,8 @@ def test_a_module_of_the_run_file_brings_a_sink_by_name(tmp_path, monkeypatch):
         "metrics_sinks = {'mine': Sink}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert known_sinks(["my_sinks"])[-1] == "mine"
-    (sink,) = make_sinks(["mine"], context(tmp_path), ["my_sinks"])
+    assert known_sinks(["sinks_of_this_test"])[-1] == "mine"
+    (sink,) = make_sinks(["mine"], context(tmp_path), ["sinks_of_this_test"])
     sink.record(2, {"learner/lr": 0.1})
     assert (tmp_path / "mine.txt").read_text() == "2 {'learner/lr': 0.1}"
 
