@@ -35,6 +35,7 @@ from minillm_ray.tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.ray
 SGD = {"name": "sgd", "lr": 64.0, "betas": (0.0, 0.0), "weight_decay": 0.0}
+PLAIN: dict[str, Any] = {"optimizer": SGD, "max_grad_norm": 0.0}
 """The weights move by the gradient and nothing else, far enough that their rounding does not hide it."""
 LIMIT = 1e-5
 STAGES = (0, 1, 2, 3)
@@ -91,7 +92,7 @@ def test_any_split_into_ranks_and_micro_batches_gives_the_gradient_of_one_big_ba
             config = run_config(
                 scene,
                 objective=objective,
-                optimizer=SGD,
+                **PLAIN,
                 world_size=size,
                 zero_stage=stage,
                 micro_batch_size=micro_batch_size,
@@ -122,7 +123,7 @@ def test_one_rank_by_itself_and_two_under_zero_3_give_each_familys_plain_gradien
     objective = OBJECTIVES["tokens"]
     start, want = dict(model_of(scene.student).named_parameters()), plain_gradient(scene, objective)
     for ranks, stage in ((1, 0), (2, 3)):
-        config = run_config(scene, objective=objective, optimizer=SGD, world_size=ranks, zero_stage=stage)
+        config = run_config(scene, objective=objective, **PLAIN, world_size=ranks, zero_stage=stage)
         _, weights = worlds[ranks].run(train, config, scene, 1)[0]
         assert weights.keys() == start.keys()
         for name, gradient in want.items():
