@@ -148,7 +148,7 @@ def test_the_actor_returns_figures_and_sizes_as_two_objects(ray_cluster, folders
     start, get, given = cast(Any, MeasurerActor), cast(Any, ray.get), passages(2)
     models = [ModelConfig(path=str(folders[name])) for name in ("llama", "teacher")]
     actor = start.options(num_cpus=0.5).remote("measurer-0", *models, TeacherServerConfig(), VOCABULARY, 1)
-    assert get(actor.ready.remote())["name"] == "measurer-0"
+    assert get(actor.ready.remote()).name == "measurer-0"
     found, sizes = get(list(actor.measure.options(num_returns=2).remote(given, True)))
     expected, _ = measurer(folders, "llama").measure(given)
     np.testing.assert_allclose(found[0].reverse_kl, np.asarray(expected[0].reverse_kl), atol=1e-5)
