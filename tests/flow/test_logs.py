@@ -13,7 +13,7 @@ from minillm_ray.deploy.api import train
 from minillm_ray.deploy.training.metrics_log import FILE
 from minillm_ray.tests.tiny_runs import tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
@@ -38,12 +38,13 @@ def test_every_process_writes_a_file_of_its_own_and_every_line_says_who_and_when
     for line in lines_of(run):
         assert line["actor"] in names
         assert line["run"] == "run"
-        assert {"at", "level", "pid", "logger", "event"} <= set(line)
+        assert {"at", "level", "pid", "logger"} <= set(line)
+        assert "event" in line or "message" in line
 
 
 def test_an_answer_is_followed_from_the_draw_to_the_step(run):
     lines = lines_of(run)
-    answer = next(line["ids"][0] for line in lines if line["event"] == "drew")
+    answer = next(line["ids"][0] for line in lines if line.get("event") == "drew")
     walk = [
         (line["actor"], line["event"], line.get("step")) for line in lines if answer in line.get("ids", ())
     ]
@@ -63,7 +64,7 @@ def test_what_a_process_is_made_of_is_in_its_log_and_in_the_metrics_file(run):
     assert set(workers) == {"writer", "rollout-0", "teacher-0", "learner-0", "learner-1"}
     assert workers["rollout-0"]["versions"]["vllm"]
     assert all(worker["sees_run_dir"] for worker in workers.values())
-    ready = [line for line in lines_of(run) if line["event"] == "ready"]
+    ready = [line for line in lines_of(run) if line.get("event") == "ready"]
     assert {line["facts"]["name"] for line in ready} == set(workers)
 
 

@@ -6,7 +6,7 @@ import pytest
 from minillm_ray.deploy.models.pretrain import Shape, pretrain
 from minillm_ray.deploy.training.metrics_log import read_metrics
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_a_model_learns_from_text_alone_and_from_several_files(ray_cluster, tmp_path):
