@@ -1,6 +1,7 @@
 """A product with weights is torch's own, in values and gradients, whichever library computes it."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     onednn = onednn_linear._ONEDNN
     assert onednn is not None
 
-    def spy(x: Tensor, *rest: object) -> Tensor:
+    def spy(x: Tensor, *rest: Any) -> Tensor:
         seen.append(tuple(x.shape))
         return onednn(x, *rest)
 
