@@ -81,6 +81,6 @@ def test_a_run_whose_learner_does_not_see_its_folder_is_refused(
 
     monkeypatch.setattr(logs, "start_run_logs", on_another_disk)
     teacher, student = tiny_pair
-    config = tiny_run(teacher, student, questions, tmp_path / "run", objective={"kind": "sft"}, teacher=None)
+    config = tiny_run(teacher, student, questions, tmp_path / "run", objective={"kind": "sft"})
     with pytest.raises(ClusterError, match=r"is not seen by learner-0 on .*every machine mounts"):
         train(config, progress=False)
