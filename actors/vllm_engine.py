@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..common.config.run import EngineConfig, ModelConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.process import OPENMP, collector_paused
-from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion
+from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion, answer_name
 from ..common.weights import WeightManifest
 from . import vllm_compat
 from .sampler import Drawn, sample_numbers
@@ -119,7 +119,7 @@ class VllmEngine:
         for prompt in prompts:
             tokens = TokensPrompt(prompt_token_ids=prompt.token_ids.tolist())
             for sample in sample_numbers(prompt, spec):
-                name = f"{len(seeds)}:{prompt.id}#{sample}"
+                name = f"{len(seeds)}:{answer_name(prompt.id, sample)}"
                 requests[self._engine.add_request(name, tokens, params)] = len(seeds)
                 seeds.append(answer_seed(spec.seed, prompt.id, sample))
         states = None if spec.states is None else getattr(torch, spec.states)

@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ..common.config.run import EngineConfig, ModelConfig, TeacherServerConfig
-from ..common.logs import EventLog, LogTarget, answer_ids, quiet_libraries, setup_logging
+from ..common.logs import EventLog, LogTarget, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
 from ..common.process import ProcessFacts, collector_paused
-from ..common.types import BatchSummary, Ids, Passage, Prompt, Rollout, SamplingSpec, Scored, WeightVersion
+from ..common.types import (
+    BatchSummary,
+    Ids,
+    Passage,
+    Prompt,
+    Rollout,
+    SamplingSpec,
+    Scored,
+    WeightVersion,
+    answer_names,
+    sample_of,
+)
 from ..common.weights import WeightManifest
 from .answer_files import Question
 from .sampler import Sampler
@@ -253,8 +264,9 @@ class TextSinkActor(Worker):
         """See TextSink.write_set."""
         scored = _joined(chunks)
         metrics = self._sink.write_set(file, number, scored, version)
-        summary = BatchSummary.of([one.passage for one in scored])
-        log.event("wrote", file=file.name, set=number, ids=_ids_of(summary))
+        passages = [one.passage for one in scored]
+        names = answer_names([p.prompt_id for p in passages], map(sample_of, passages))
+        log.event("wrote", file=file.name, set=number, ids=names)
         return metrics
 
     def write_answers(
@@ -290,7 +302,7 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _ids_of(summary: BatchSummary) -> list[str]:
-    return answer_ids(summary.prompt_ids, summary.samples)
+    return answer_names(summary.prompt_ids, summary.samples)
 
 
 def _log_batch(event: str, summary: BatchSummary, **fields: Any) -> None:

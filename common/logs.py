@@ -5,7 +5,7 @@
     a worker    setup_logging(target, "rollout-0")          the target travels with the worker's settings
 
     {"at": "2026-03-01T12:00:00.000+00:00", "level": "INFO", "actor": "rollout-0", "pid": 71, "run": "opd",
-     "logger": "minillm_ray.actors.workers", "event": "drew", "set": 3, "version": 3, "ids": ["dolly/17#0"]}
+     "logger": "minillm_ray.actors.workers", "event": "drew", "set": 3, "version": 3, "ids": ["train/17#0"]}
 
 A process that finds the marker sees the driver's run directory, not a folder of the same name on a disk of
 its own, and writes RUN/logs/<actor>.jsonl. Any other writes the same lines to stderr, which Ray keeps in its
@@ -272,8 +272,10 @@ def setup_logging(target: LogTarget | None, actor: str, *, owns_process: bool = 
     )
     lines.setFormatter(JsonFormatter(target.run, actor))
     lines.addFilter(lambda record: _is_ours(record.name) or record.levelno >= logging.WARNING)
+    lines.setLevel(target.level.upper())
     logger = logging.getLogger(OURS)
-    logger.setLevel(target.level.upper())
+    # The level is that of the lines: a person sees warnings whatever it is.
+    logger.setLevel(min(lines.level, logging.WARNING))
     # Or what the application's root logger prints would hold every event of ours.
     logger.propagate = False
     _install(logger, lines)
@@ -353,11 +355,6 @@ def person_sees(callback: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def answer_ids(prompt_ids: Iterable[str], samples: Iterable[int]) -> list[str]:
-    """How answers are called in all logs: dolly/17#0 is the first answer to prompt dolly/17."""
-    return [f"{prompt}#{sample}" for prompt, sample in zip(prompt_ids, samples, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Ray maps them from its object store without a copy, so their arrays are read-onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NewType
 
@@ -29,7 +29,7 @@ FinishReason = Literal["stop", "length", "data"]
 class Prompt:
     """A question to answer.
 
-    Example: Prompt(id="dolly/17", token_ids=np.array([1, 5, 9], np.int32), references=("Paris",))
+    Example: Prompt(id="train/17", token_ids=np.array([1, 5, 9], np.int32), references=("Paris",))
     """
 
     id: str
@@ -100,6 +100,16 @@ class Rollout(Passage):
 def sample_of(passage: Passage) -> int:
     """Which of the answers to its prompt a passage is; 0 for one that was given, not sampled."""
     return passage.sample if isinstance(passage, Rollout) else 0
+
+
+def answer_name(prompt_id: str, sample: int) -> str:
+    """How an answer is called in logs and errors: train/17#0 is the first one to the prompt train/17."""
+    return f"{prompt_id}#{sample}"
+
+
+def answer_names(prompt_ids: Iterable[str], samples: Iterable[int]) -> list[str]:
+    """The same for many."""
+    return [answer_name(prompt, sample) for prompt, sample in zip(prompt_ids, samples, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

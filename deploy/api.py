@@ -20,13 +20,13 @@ from rich.console import Console
 from ..common.config.eval import EvalConfig
 from ..common.config.generate import Author
 from ..common.config.run import RunConfig
-from .config.loader import load_eval
+from .config.loader import CONFIG_FILE, load_eval
 from .config.presets import Tuned, as_sft
 from .config.values import RunSettings, generate_config, run_config
 from .data.given import Data, write_data
 from .evaluation.runner import Evaluation
 from .evaluation.runner import evaluate as run_evaluation
-from .pipeline.generate import Generated
+from .pipeline.generate import Generated, refuse_other_settings
 from .pipeline.generate import generate as run_generation
 from .pipeline.resume import Resumed, resume_any
 from .preflight.check import Plan, check_run
@@ -109,7 +109,8 @@ def generate(
     folder = Path(output_dir).expanduser().resolve()
     checked = generate_config(config, by=by, keep_cut=keep_cut, output_dir=folder, data=data)
     if data is not None:
-        write_data(data, folder)
+        refuse_other_settings(checked)
+        write_data(data, folder, resumes=(folder / CONFIG_FILE).exists())
     return run_generation(checked, _console(progress))
 
 

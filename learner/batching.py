@@ -21,7 +21,7 @@ from ..common.arrays import tensor_of
 from ..common.errors import DataError
 from ..common.packed_attention import Layout
 from ..common.packing import pack
-from ..common.types import Passage, Rollout, Scored
+from ..common.types import Passage, Rollout, Scored, answer_name, sample_of
 from .objective import Answers
 
 
@@ -57,9 +57,9 @@ def passage_of(sample: Scored | Passage) -> Passage:
 
 
 def name_of(sample: Scored | Passage) -> str:
-    """prompt#sample, or the prompt alone where nothing was sampled."""
+    """See `answer_name`."""
     passage = passage_of(sample)
-    return f"{passage.prompt_id}#{passage.sample}" if isinstance(passage, Rollout) else passage.prompt_id
+    return answer_name(passage.prompt_id, sample_of(passage))
 
 
 def batch_of(

@@ -15,9 +15,9 @@ import torch
 from ..common.arrays import tensor_of
 from ..common.config.run import RunConfig
 from ..common.heads import Head
-from ..common.logs import EventLog, answer_ids
+from ..common.logs import EventLog
 from ..common.metrics import Metrics
-from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion, sample_of
+from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion, answer_names, sample_of
 from ..common.weights import WeightManifest
 from . import checkpoint
 from .batching import passage_of
@@ -97,7 +97,7 @@ class Rank:
                 temperature=config.rollout.temperature if config.samples_answers else 1.0,
                 max_new_tokens=config.rollout.max_new_tokens,
                 chunk_tokens=config.learner.head_chunk,
-                cached_positions=config.kept_positions(vocabulary),
+                cached_positions=config.cached_positions(vocabulary),
                 plugins=config.plugins,
             ),
         )
@@ -120,7 +120,7 @@ class Rank:
             self._chunks.release(rank_batch.texts)  # used once
         self._steps += 1
         passages = [passage_of(self._chunks.load(item)) for item in rank_batch.answers.items]
-        ids = answer_ids([p.prompt_id for p in passages], map(sample_of, passages))
+        ids = answer_names([p.prompt_id for p in passages], map(sample_of, passages))
         log.event("trained", step=self._steps, ids=ids, first_epoch=first_epoch)
         return metrics
 

@@ -6,7 +6,7 @@ each setting enters the maths. `preset: reference` reproduces the reference numb
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from ..errors import Fault
 from .base import Section
 
 Weight = Literal["per_token", "per_decision", "none"]
-DivergenceName = Literal[
+DIVERGENCES = (
     "forward_kl",
     "reverse_kl",
     "jeffreys",
@@ -24,8 +24,7 @@ DivergenceName = Literal[
     "total_variation",
     "akl",
     "atkd",
-]
-DIVERGENCES: tuple[str, ...] = get_args(DivergenceName)
+)
 """Those that the package brings; plugins may offer more."""
 OTHER_NAMES = {
     "kl": "forward_kl", "fkl": "forward_kl", "rkl": "reverse_kl", "js": "jsd", "tvd": "total_variation",

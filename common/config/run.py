@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..errors import Fault
-from .base import Count, Dtype, Fraction, NonNegative, Positive, Section
+from .base import METRICS_SINKS, Count, Dtype, Fraction, NonNegative, Positive, Section
 from .data import DataConfig, PromptSettings, TextConfig
 from .objective import ObjectiveConfig
 from .run_faults import run_faults
@@ -210,7 +210,7 @@ class RunConfig(Section):
     """Optimiser steps between two measurements on data.validation; rounded up to whole sets of answers."""
     save_steps: Count = 500
     """Optimiser steps between checkpoints; rounded up to whole sets of answers."""
-    metrics_sinks: tuple[str, ...] = ("tensorboard", "ray")
+    metrics_sinks: tuple[str, ...] = METRICS_SINKS
     """Where metrics go beside metrics.jsonl: tensorboard, ray (the metrics endpoint of Ray), or what a plugin
     offers."""
     plugins: tuple[str, ...] = ()
@@ -277,7 +277,7 @@ class RunConfig(Section):
         """Optimiser steps made from one set of answers."""
         return self.rollout.rollout_batch_size // self.learner.batch_size * self.num_iterations
 
-    def kept_positions(self, vocabulary: int) -> int:
+    def cached_positions(self, vocabulary: int) -> int:
         """Answer positions of a set for which each rank keeps the teacher's float32 log-probs over its inner
         epochs: all of them, or none if they take more than learner.keep_logprobs_mib."""
         positions = self.rollout.rollout_batch_size * self.rollout.max_new_tokens

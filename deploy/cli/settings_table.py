@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -13,6 +13,7 @@ from rich.table import Table
 from ...common.config.eval import EvalConfig
 from ...common.config.run import RunConfig
 from ...common.errors import ConfigError
+from ..config.errors import section_of
 
 TREES: dict[str, type[BaseModel]] = {"run": RunConfig, "eval": EvalConfig}
 
@@ -36,7 +37,7 @@ def settings_table(prefix: str = "", of: str = "run") -> Table:
 def iter_settings(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str, str]]:
     """(dotted name, default, meaning) of each setting below `section`."""
     for key, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         if inner is not None:
             yield from iter_settings(inner, f"{path}{key}.")
             continue
@@ -48,8 +49,3 @@ def _as_yaml(value: Any) -> str:
     """A default as one would write it in a run file."""
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
-
-
-def _section_of(kind: Any) -> type[BaseModel] | None:
-    options = [kind, *get_args(kind)]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)

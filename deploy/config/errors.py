@@ -52,13 +52,14 @@ def unknown_fix(keys: Keys, root: type[BaseModel]) -> str:
 
 def _leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
-        if below := _section_of(field.annotation):
+        if below := section_of(field.annotation):
             yield from _leaves(below, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a setting of this type is; None for one with a value."""
     options = [annotation, *get_args(annotation)]
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
@@ -72,10 +73,10 @@ def _kind_at(keys: Keys, root: type[BaseModel]) -> tuple[type[BaseModel] | None,
         field = section.model_fields.get(str(key)) if section is not None else None
         if field is not None:
             annotation, metadata = field.annotation, field.metadata
-            section = _section_of(annotation)
+            section = section_of(annotation)
         elif isinstance(key, int) and (inner := _list_kinds(annotation)):
             annotation, metadata = inner[0] if inner[-1] is Ellipsis else inner[key], ()
-            section = _section_of(annotation)
+            section = section_of(annotation)
     return section, annotation, metadata
 
 

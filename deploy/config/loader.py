@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType
 from pydantic import ValidationError
 
 from ...common.config.eval import EvalConfig
@@ -81,6 +82,8 @@ def read_mapping(given: Mapping[str, Any], source: str, faults: list[Fault]) -> 
 
 
 def _interpolation_fault(error: OmegaConfBaseException) -> Fault:
+    if isinstance(error, UnsupportedValueType):
+        return Fault(error.full_key or "", ABSENT, _one_line(error), "give text, numbers, lists and mappings")
     return Fault("", ABSENT, _one_line(error), "set it, or write \\${ for a plain ${")
 
 
@@ -99,9 +102,26 @@ def save_resolved(config: RunConfig, folder: Path) -> Path:
     """Write every setting, as resolved, into a run file in `folder` that gives the same run."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / CONFIG_FILE
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-    file.write_text(text, encoding="utf-8")
+    file.write_text(as_yaml(config.model_dump(mode="json")), encoding="utf-8")
     return file
+
+
+def as_yaml(tree: Any) -> str:
+    """Resolved settings as a YAML text from which `read_settings` gives the same: a ${ in them is escaped."""
+    return yaml.safe_dump(_escaped(tree), sort_keys=False, allow_unicode=True, width=100)
+
+
+def escape(text: str) -> str:
+    """The text with each ${ written as \\${, which is read as a plain one."""
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+
+
+def _escaped(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _escaped(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_escaped(value) for value in tree]
+    return escape(tree) if isinstance(tree, str) else tree
 
 
 def _read(file: Path, source: str) -> DictConfig:

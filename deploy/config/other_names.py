@@ -1,6 +1,6 @@
 """The table of setting names that people bring from elsewhere, and what says the same here.
 
-Elsewhere is an older version of ours, TRL with Transformers, the MiniLLM reference code (LMOps), OpenRLHF or
+Elsewhere is an earlier draft of ours, TRL with Transformers, the MiniLLM reference code (LMOps), OpenRLHF or
 vLLM. `suggestions` looks names up in it.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Source = Literal["minillm-ray before 0.2", "TRL", "LMOps", "OpenRLHF", "vLLM"]
+Source = Literal["ours", "TRL", "LMOps", "OpenRLHF", "vLLM"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ _VLLM: _Rows = {
     "frequency_penalty": _PLAIN,
 }
 SUGGESTIONS: tuple[Suggestion, ...] = (
-    *_rows("minillm-ray before 0.2", _OURS),
+    *_rows("ours", _OURS),
     *_rows("TRL", _TRL),
     *_rows("LMOps", _LMOPS),
     *_rows("OpenRLHF", _OPENRLHF),

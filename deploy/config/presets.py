@@ -69,7 +69,8 @@ def generation_of(values: Values, by: Author, keep_cut: bool, faults: list[Fault
     run = parsed(RunConfig, {**values, **stand_in}, found)
     if run is None or run.data.train is None:
         if run is not None:
-            found.append(Fault("data.train", ABSENT, "is missing", "set data.train.path, the questions"))
+            missing = Fault("data.train", ABSENT, "is missing", "set data.train.path, the questions")
+            found += unrelated([missing], found)
         faults += found
         return None
     config = _generation(run, by, keep_cut)

@@ -52,7 +52,7 @@ VALUES: tuple[ValueSuggestion, ...] = (
     ValueSuggestion("metric", "rougel", "rouge_l"),
     ValueSuggestion("metric", "eval_loss", "loss"),
 )
-"""The values of other software, and of ours before 0.2. `dtype` is hidden_dtype's too."""
+"""The values of other software, and of an earlier draft of ours. `dtype` is hidden_dtype's too."""
 
 
 def suggest(keys: Sequence[str | int], known: Iterable[str]) -> str | None:

@@ -29,7 +29,7 @@ def run_config(
     `data` takes the place of the paths of its splits: it will lie in the run's folder.
     """
     if isinstance(config, RunConfig) and change is as_written and data is None:
-        return config
+        return config.resolved()
     faults: list[Fault] = []
     values = change(_values(config, data, None, faults), faults)
     checked = validated(values, faults)
@@ -63,7 +63,8 @@ def _values(config: RunSettings, data: Data | None, output_dir: Path | None, fau
     """The settings, not yet checked, with the files of `data` and another folder in their place."""
     values: Values
     if isinstance(config, RunConfig):
-        values = config.model_dump(mode="json")
+        # What was not set stays open, so that `sft` and presets put their own defaults there.
+        values = config.model_dump(mode="json", exclude_unset=True)
     elif isinstance(config, Mapping):
         values = read_mapping(config, _source(config), faults)
     else:
@@ -82,7 +83,8 @@ def _with_data(section: Any, paths: Mapping[str, Path]) -> Any:
         return section  # a fault once the settings are checked
     merged = dict(section or {})
     for split, path in paths.items():
-        own = merged.get(split)
-        columns = {key: own[key] for key in own if key not in ("path", "split", "subset")} if own else {}
-        merged[split] = {**columns, "path": str(path)}
+        own = merged.get(split) or {}
+        if isinstance(own, Mapping):  # else a fault once the settings are checked
+            columns = {key: own[key] for key in own if key not in ("path", "split", "subset")}
+            merged[split] = {**columns, "path": str(path)}
     return merged

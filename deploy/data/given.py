@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...common.errors import ABSENT, DataError, Fault
+from ...common.process import write_atomically
 
 Data = Any
 """A `datasets.Dataset`, a sequence of mappings, or a mapping of these by split."""
@@ -23,13 +24,22 @@ def paths_of(data: Data, folder: Path) -> dict[str, Path]:
     return {split: folder / FOLDER / f"{split}.parquet" for split in _by_split(data)}
 
 
-def write_data(data: Data, folder: Path) -> None:
-    """Write every split below `folder`. Raises DataError for rows that do not make a table."""
+def write_data(data: Data, folder: Path, *, resumes: bool = False) -> None:
+    """Write every split below `folder`; rows that lie there stay where that work `resumes`.
+
+    Raises DataError for rows that do not make a table, or differ from those that the work was begun with.
+    """
     paths = paths_of(data, folder)
-    for split, rows in _by_split(data).items():
-        table = _table(rows, split)
-        paths[split].parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, paths[split])
+    tables = {split: _table(rows, split) for split, rows in _by_split(data).items()}
+    for split, table in tables.items():
+        if resumes and paths[split].exists() and not table.equals(pq.read_table(paths[split])):
+            reason = f"differs from what was begun in {folder}, kept in {paths[split]}"
+            way_out = "give the same rows, or another output_dir"
+            raise DataError(Fault(f"data[{split}]", ABSENT, reason, way_out))
+    for split, table in tables.items():
+        if not (resumes and paths[split].exists()):
+            with write_atomically(paths[split]) as file:
+                pq.write_table(table, file)
 
 
 def _by_split(data: Data) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from rich.console import Console
 from ...actors.answer_files import ANSWERS, PARTS, Joined, answered, join
 from ...common.config.generate import Author, GenerateConfig
 from ...common.errors import ABSENT, ConfigError, DataError, Fault, InputError, collect_error, merge_errors
-from ...common.logs import driver_logs, person_sees
+from ...common.logs import EventLog, driver_logs, person_sees
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
 from ..cli.progress import Progress, clock, summary_of
-from ..config.loader import CONFIG_FILE, Values, read_settings, validated_as
+from ..config.loader import CONFIG_FILE, Values, as_yaml, read_settings, validated_as
 from ..config.presets import generation_of
 from ..data.load import ID_PREFIX
 from ..data.readers import Questions, read_rows
@@ -37,6 +37,8 @@ from ..runtime.workers import start_generate_workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = EventLog(__name__)
 
 KIND = "generate"
 """`do` in the config.yaml of a generation, which tells it from a run."""
@@ -187,8 +189,7 @@ def pieces(numbers: Sequence[int], size: int) -> Iterator[range]:
 
 def _save(config: GenerateConfig) -> None:
     """Keep all settings in config.yaml; `do` tells that it is not a run."""
-    tree = {"do": KIND} | config.model_dump(mode="json")
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+    text = as_yaml({"do": KIND} | config.model_dump(mode="json"))
     head = "# Answers to data.train, by `minillm generate`; `minillm resume` continues here.\n"
     (config.output_dir / CONFIG_FILE).write_text(head + text, encoding="utf-8")
 
@@ -278,7 +279,7 @@ def _draw(
             counter = _AnswerProgress(progress, done * samples, len(plan.prompts) * samples)
             workers.write_parts(config.output_dir, left, plan.prompts, plan.questions.of, spec, counter)
             for name in workers.lost:
-                progress.say(f"{name} died; the others took over its work")
+                log.warning("%s died; the others took over its work", name)
 
 
 class _AnswerProgress:

@@ -21,6 +21,7 @@ from ..cli.progress import clock
 from ..preflight.check import Plan
 from ..runtime.cluster import cluster
 from .chain import Chain, Phase
+from .phases import paths_of
 from .state import finished, refuse_other_settings, remember, save_chain
 
 
@@ -57,10 +58,12 @@ def check_phases(chain: Chain) -> dict[str, Checked]:
     """Check all phases that are not finished, as far as can be. Raises ConfigError as `check_chain` does."""
     done, checked, found = finished(chain), {}, list[Fault]()
     stand_ins: dict[str, ModelConfig] = {}
+    unfinished: list[Path] = []
     for phase in chain.phases:
         try:
             if phase.name not in done:
-                checked[phase.name] = _check(phase, stand_ins)
+                checked[phase.name] = _check(phase, stand_ins, unfinished)
+                unfinished.append(phase.output_dir)
         except InputError as error:
             found += [fault.within(phase.place) for fault in error.faults]
         if phase.kind.trains and isinstance(phase.config, RunConfig):
@@ -78,7 +81,7 @@ def run_chain(chain: Chain, console: Console | None = None) -> list[Done]:
     """
     console = console or Console()
     refuse_other_settings(chain)
-    checked = check_phases(chain)
+    plans = {name: checked.plan for name, checked in check_phases(chain).items() if checked.whole}
     save_chain(chain)
     before = finished(chain)
     left = [phase for phase in chain.phases if phase.name not in before]
@@ -94,8 +97,7 @@ def run_chain(chain: Chain, console: Console | None = None) -> list[Done]:
             console.print(f"Ray dashboard: {dashboard}", highlight=False)
         for phase in left:
             # Taken out, so that the data of a finished phase is not held to the end.
-            known = checked.pop(phase.name)
-            done.append(_run(chain, phase, console, known.plan if known.whole else None))
+            done.append(_run(chain, phase, console, plans.pop(phase.name, None)))
     return sorted(done, key=lambda each: [phase.name for phase in chain.phases].index(each.name))
 
 
@@ -120,7 +122,7 @@ def report_chain(done: Sequence[Done]) -> str:
     )
 
 
-def _check(phase: Phase, stand_ins: Mapping[str, ModelConfig]) -> Checked:
+def _check(phase: Phase, stand_ins: Mapping[str, ModelConfig], unfinished: Sequence[Path]) -> Checked:
     """Check a phase as far as can be."""
     models: dict[str, ModelConfig] = {}
     later: set[str] = set()
@@ -134,4 +136,8 @@ def _check(phase: Phase, stand_ins: Mapping[str, ModelConfig]) -> Checked:
             models[name] = stand_ins[path]
         else:
             later.add(name.removeprefix("data."))
-    return Checked(plan=phase.kind.check(phase.config, models, later), whole=not pending)
+    plan = phase.kind.check(phase.config, models, later)
+    # A phase that was begun may have made a model already, and will make it anew.
+    starts_from = [Path(path) for path in paths_of(phase.config).values() if path]
+    changes = any(path.is_relative_to(folder) for path in starts_from for folder in unfinished)
+    return Checked(plan=plan, whole=not pending and not changes)

@@ -11,7 +11,7 @@ import yaml
 
 from ...common.errors import ConfigError, Fault
 from ...common.process import write_atomically
-from ..config.loader import CONFIG_FILE
+from ..config.loader import CONFIG_FILE, escape
 from .chain import Chain, Phase, is_chain
 
 PHASES = "phases.json"
@@ -26,7 +26,7 @@ def save_chain(chain: Chain) -> None:
         lambda text: (
             "${output_dir}" + text[len(str(chain.output_dir)) :]
             if Path(text).is_relative_to(chain.output_dir)
-            else text.replace("${", "\\${")
+            else escape(text)
         ),
     )
     tree = {"output_dir": str(chain.output_dir), **rest}

@@ -167,4 +167,4 @@ def _trained(config: RunConfig, student: ModelFacts, vocabulary: int) -> int:
     )
     tensors = CHUNK_TENSORS.get(config.objective.divergence, 2) if config.objective.kind == "kd" else 2
     chunks = tensors * min(learner.head_chunk, tokens) * vocabulary * 4 + student.head_parameters * 4
-    return tokens * kept * size + chunks + config.kept_positions(vocabulary) * vocabulary * 4
+    return tokens * kept * size + chunks + config.cached_positions(vocabulary) * vocabulary * 4

@@ -53,7 +53,7 @@ class Callback:
     """A base to derive from. Any method may be left out, and all but `on_end` may return STOP."""
 
     def on_start(self, state: TrainState) -> object:
-        """All actors are ready and nothing is learned yet, or a resumed run is as it was."""
+        """All actors are ready and nothing is measured or learned yet, or a resumed run is as it was."""
 
     def on_step(self, state: TrainState) -> object:
         """An optimiser step was made."""

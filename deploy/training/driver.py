@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...common.config.run import RunConfig
-from ...common.logs import EventLog, answer_ids, bind
+from ...common.logs import EventLog, bind
 from ...common.metrics import means, merge
-from ...common.types import SamplingSpec, WeightVersion
+from ...common.types import SamplingSpec, WeightVersion, answer_names
 from ...learner.sharding import Item
 from ..cli.progress import AnswerCounter, Progress
 from ..data.streams import DataStreams
@@ -77,9 +77,9 @@ class Driver:
         began = time.monotonic()
         if self._resumed:
             self._restore()
-        else:
-            self._measure_start()
         self._call("on_start")
+        if not self._resumed:
+            self._measure_start()
         state = self._state
         self._progress.start_steps(state.step, self._config.learner.max_steps, self._spent_tokens)
         while not self._done:
@@ -95,11 +95,16 @@ class Driver:
         return self._finish(began)
 
     @property
-    def _done(self) -> bool:
-        """Whether all steps are made, all tokens of the budget used, or a callback has said stop."""
+    def _at_end(self) -> bool:
+        """Whether all steps are made, or all tokens of the budget used."""
         learner, state = self._config.learner, self._state
         spent = learner.token_budget is not None and state.tokens >= learner.token_budget
-        return spent or state.step >= learner.max_steps or self._callbacks.stopped_by is not None
+        return spent or state.step >= learner.max_steps
+
+    @property
+    def _done(self) -> bool:
+        """Whether no further set of answers is begun: at the end, or where a callback has said stop."""
+        return self._at_end or self._callbacks.stopped_by is not None
 
     @property
     def _spent_tokens(self) -> float | None:
@@ -169,13 +174,8 @@ class Driver:
             for start in range(0, len(items), config.learner.batch_size):
                 batch = [items[i] for i in order[start : start + config.learner.batch_size]]
                 self._step(batch, fresh=epoch == 0 and start == 0, first_epoch=epoch == 0)
-                if self._steps_done:
+                if self._at_end:
                     return
-
-    @property
-    def _steps_done(self) -> bool:
-        """As `_done`, but a set that is begun is learned from to its end where a callback says stop."""
-        return self._done and self._callbacks.stopped_by is None
 
     def _step(self, batch: Sequence[Item], *, fresh: bool, first_epoch: bool) -> None:
         state = self._state
@@ -183,6 +183,7 @@ class Driver:
         state.step = report.step
         tokens = sum(item.answer_tokens for item in batch)
         state.tokens += tokens
+        bind(step=state.step)
         values = means(report.metrics)
         values |= {"learner/step_s": report.seconds, "learner/tokens_per_s": tokens / report.seconds}
         self._record(values, version=state.version)
@@ -255,13 +256,15 @@ class Driver:
         self._workers.learner.restore(self._folder.checkpoint(state.step))
         self._folder.restore_best(state.step)
         self._streams.move_to(state.cursors)
-        self._workers.load(self._workers.publish(WeightVersion(state.version)))
+        if state.version:  # engines start with the weights of version 0
+            self._workers.load(self._workers.publish(WeightVersion(state.version)))
         self._validator.measured_at = state.step
         log.event("restored", step=state.step, version=state.version)
 
     def _finish(self, began: float) -> Result:
         """Export the last student, and measure the best one on test prompts."""
-        state, stopped_by = self._state, self._callbacks.stopped_by
+        state = self._state
+        stopped_by = None if self._at_end else self._callbacks.stopped_by
         if stopped_by is not None and state.step not in self._folder.checkpoint_steps():
             self._save_checkpoint()
         self._validator.save_last()
@@ -362,4 +365,6 @@ class Driver:
 
 
 def _ids_of(chunks: Sequence[Chunk]) -> list[str]:
-    return [name for chunk in chunks for name in answer_ids(chunk.summary.prompt_ids, chunk.summary.samples)]
+    return [
+        name for chunk in chunks for name in answer_names(chunk.summary.prompt_ids, chunk.summary.samples)
+    ]

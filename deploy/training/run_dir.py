@@ -32,7 +32,7 @@ class RunState:
     version: int = 0
     """Weight publications."""
     cursors: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Where prompts, given answers and plain text stand; see Feed.cursors."""
+    """Where prompts, given answers and plain text stand; see DataStreams.cursors."""
     best_step: int = 0
     best_value: float | None = None
     first_health: dict[str, float] = field(default_factory=dict)

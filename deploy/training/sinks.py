@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...common.errors import ConfigError
 from ...common.metrics import CATALOGUE
 from ...common.plugins import find_plugin, plugin_names
 
@@ -53,13 +52,8 @@ class TensorBoardSink:
 
     def __init__(self, context: SinkContext):
         # Imported here, so that who only reads metrics does not wait for torch.
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as missing:
-            raise ConfigError(
-                "metrics_sinks = tensorboard needs the package tensorboard; pip install"
-                " 'minillm-ray[tensorboard]', or take it out of metrics_sinks"
-            ) from missing
+        from torch.utils.tensorboard.writer import SummaryWriter
+
         after = context.resumed_at
         self._writer = SummaryWriter(
             str(context.output_dir / "tensorboard"), purge_step=None if after is None else after + 1

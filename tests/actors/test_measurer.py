@@ -87,8 +87,8 @@ def test_without_a_comparison_only_log_probs_are_measured(folders):
 
 def test_batching_changes_no_figure(folders):
     alone, _ = measurer(folders, "llama", batch_tokens=1).measure(passages(6))
-    max_packed_len, _ = measurer(folders, "llama", batch_tokens=4096).measure(passages(6))
-    for one, other in zip(alone, max_packed_len, strict=True):
+    in_one_batch, _ = measurer(folders, "llama", batch_tokens=4096).measure(passages(6))
+    for one, other in zip(alone, in_one_batch, strict=True):
         assert one.forward_kl is not None
         assert other.forward_kl is not None
         np.testing.assert_allclose(one.forward_kl, other.forward_kl, atol=1e-5)

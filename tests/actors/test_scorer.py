@@ -69,7 +69,7 @@ def load(folder: Path, **settings) -> Scorer:
     return Scorer.load(str(folder), None, TeacherServerConfig(**settings), VOCABULARY)
 
 
-def distance(folder: Path, **settings) -> Scorer:
+def one_by_one(folder: Path, **settings) -> Scorer:
     """One whose rows hold a passage each, since its window of attention is shorter than any."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.config.sliding_window = 1
@@ -92,8 +92,8 @@ def test_neither_order_nor_batching_nor_chunking_changes_a_score(folders, monkey
     given = passages(9, seed=1)
     alone, _ = load(folders["llama"], batch_tokens=1).score(given, temperature=1.3, with_hidden=True)
     monkeypatch.setattr(divergence, "PART_LOGITS", (7 * 50, 7 * 50))
-    max_packed_len, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
-    for one, other in zip(alone, max_packed_len[::-1], strict=True):
+    in_one_batch, _ = load(folders["llama"]).score(given[::-1], temperature=1.3, with_hidden=True)
+    for one, other in zip(alone, in_one_batch[::-1], strict=True):
         assert one.passage.prompt_id == other.passage.prompt_id
         np.testing.assert_allclose(logprobs_of(one), logprobs_of(other), atol=1e-5)
         np.testing.assert_allclose(hidden_of(one), hidden_of(other), atol=1e-5)
@@ -117,7 +117,7 @@ def test_passages_that_may_share_rows_stay_in_their_order_in_batches_of_their_su
 
 def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
     given = [*passages(2), rollout(passages(3)[2], sample=4)]
-    _, summary = distance(folders["llama"]).score(given, temperature=1.0, with_hidden=False)
+    _, summary = one_by_one(folders["llama"]).score(given, temperature=1.0, with_hidden=False)
     assert summary.prompt_ids == ("train/0", "train/1", "train/2")
     assert summary.samples == (0, 0, 4)
     assert summary.answer_tokens == tuple(len(p.answer_ids) for p in given)
@@ -129,7 +129,7 @@ def test_the_summary_tells_sizes_in_the_passages_order_and_the_padding(folders):
 def test_passages_that_share_rows_waste_fewer_slots(folders):
     given = passages(20)
     wasted = []
-    for make in (load, distance):
+    for make in (load, one_by_one):
         _, summary = make(folders["llama"], batch_tokens=400).score(given, temperature=1.0, with_hidden=False)
         empty, slots = summary.metrics["teacher/padding"]
         wasted.append(empty / slots)

@@ -125,16 +125,18 @@ def test_sampled_frequencies_are_those_of_the_mixture(engines, tmp_path_factory,
 
 def test_an_answer_depends_on_its_seed_prompt_and_sample_alone(engines, pair):
     engine, prompts = engines.use(pair), some_prompts()
-    max_packed_len = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
+    in_one_batch = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
     again = [a.answer_ids.tolist() for a in engine.call("generate", prompts, SPEC)]
-    distance = [a.answer_ids.tolist() for p in reversed(prompts) for a in engine.call("generate", [p], SPEC)]
-    other = [a.answer_ids.tolist() for a in engine.call("generate", prompts, replace(SPEC, seed=8))]
-    assert max_packed_len == again
-    assert max_packed_len == [
-        answer for p in range(len(prompts), 0, -1) for answer in distance[3 * p - 3 : 3 * p]
+    one_by_one = [
+        a.answer_ids.tolist() for p in reversed(prompts) for a in engine.call("generate", [p], SPEC)
     ]
-    assert not any(a == b for a, b in zip(max_packed_len, other, strict=True))
-    assert len({tuple(answer) for answer in max_packed_len}) == len(max_packed_len)
+    other = [a.answer_ids.tolist() for a in engine.call("generate", prompts, replace(SPEC, seed=8))]
+    assert in_one_batch == again
+    assert in_one_batch == [
+        answer for p in range(len(prompts), 0, -1) for answer in one_by_one[3 * p - 3 : 3 * p]
+    ]
+    assert not any(a == b for a, b in zip(in_one_batch, other, strict=True))
+    assert len({tuple(answer) for answer in in_one_batch}) == len(in_one_batch)
 
 
 def test_answers_that_lose_their_place_in_the_cache_go_on_as_if_nothing_had_happened(engines, pair):

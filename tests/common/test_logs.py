@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from minillm_ray.common import logs
 from minillm_ray.common.logs import EventLog, LogTarget
+from minillm_ray.common.types import answer_names
 
 log = EventLog("minillm_ray.tests.logs")
 
@@ -376,7 +377,7 @@ def test_no_secret_of_the_environment_is_written_or_shown(target: LogTarget):
 
 
 def test_an_answer_has_one_name_in_all_logs():
-    assert logs.answer_ids(("dolly/17", "dolly/17", "x"), (0, 1, 0)) == ["dolly/17#0", "dolly/17#1", "x#0"]
+    assert answer_names(("dolly/17", "dolly/17", "x"), (0, 1, 0)) == ["dolly/17#0", "dolly/17#1", "x#0"]
 
 
 def test_an_actors_name_stays_within_the_folder(target: LogTarget):

@@ -33,7 +33,7 @@ def some_words() -> list[Tokens]:
     return arrays([[*template, *p, *a] for p in (first, second) for a in answers] + [[60, 61, 62]])
 
 
-def max_packed_len(model: PreTrainedModel, words: list[Tokens]) -> list[Tensor]:
+def in_shared_rows(model: PreTrainedModel, words: list[Tokens]) -> list[Tensor]:
     packed = pack(words, max_packed_len=1000)
     layout = Layout.of(packed, CPU)
     assert layout is not None
@@ -55,10 +55,10 @@ def gradients(model: PreTrainedModel, states: list[Tensor]) -> dict[str, Tensor]
 def test_states_and_gradients_of_shared_rows_are_those_of_rows_of_their_own(family: str) -> None:
     model, words = tiny(family), some_words()
     assert enable_packing(model) > max(map(len, words))
-    shared, distance = max_packed_len(model, words), alone(model, words)
-    for one, other in zip(shared, distance, strict=True):
+    shared, each_alone = in_shared_rows(model, words), alone(model, words)
+    for one, other in zip(shared, each_alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    found, wanted = gradients(model, shared), gradients(model, distance)
+    found, wanted = gradients(model, shared), gradients(model, each_alone)
     assert found.keys() == wanted.keys()
     largest = max(float(gradient.norm()) for gradient in wanted.values())
     for name, gradient in found.items():
@@ -73,7 +73,7 @@ def test_no_token_is_moved_by_one_of_another_sequence(words: list[list[int]]) ->
     if pack(arrays(words), max_packed_len=1000).shared is None:
         return
     with torch.no_grad():
-        for one, other in zip(max_packed_len(model, arrays(words)), alone(model, arrays(words)), strict=True):
+        for one, other in zip(in_shared_rows(model, arrays(words)), alone(model, arrays(words)), strict=True):
             torch.testing.assert_close(one, other)
 
 
@@ -98,9 +98,9 @@ def test_sharing_twice_is_sharing_once() -> None:
 def test_memory_saved_by_recomputing_changes_no_gradient() -> None:
     model, words = tiny("llama").train(), some_words()
     assert enable_packing(model)
-    wanted = gradients(model, max_packed_len(model, words))
+    wanted = gradients(model, in_shared_rows(model, words))
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    for name, gradient in gradients(model, max_packed_len(model, words)).items():
+    for name, gradient in gradients(model, in_shared_rows(model, words)).items():
         torch.testing.assert_close(gradient, wanted[name])
 
 
@@ -124,7 +124,7 @@ def test_a_model_with_a_window_shares_rows_of_what_fits_into_it() -> None:
     words = [np.arange(3 + n, 11 + n, dtype=np.int32) for n in range(4)]
     words[1][:3] = words[0][:3]
     with torch.no_grad():
-        for one, other in zip(max_packed_len(model, words), alone(model, words), strict=True):
+        for one, other in zip(in_shared_rows(model, words), alone(model, words), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert pack([np.arange(9, dtype=np.int32), *words], max_packed_len=enable_packing(model)).shared is None
     model.config.window_size = 8

@@ -25,13 +25,13 @@ def test_a_second_import_under_the_bare_name_is_refused(repo: Path, folder: str)
 
 
 def test_a_second_import_of_one_module_is_refused(repo: Path):
-    done = run(repo, "-c", "import minillm_ray.common.types\nimport common.messages")
+    done = run(repo, "-c", "import minillm_ray.common.types\nimport common.types")
     assert done.returncode == 1
     assert "belongs to the package minillm_ray" in done.stderr
 
 
 @pytest.mark.parametrize(
-    "line", ["from common.messages import Rollout", "import actors.sampler", "import learner"]
+    "line", ["from common.types import Rollout", "import actors.sampler", "import learner"]
 )
 def test_the_linter_names_a_bare_import(repo: Path, line: str):
     done = subprocess.run(

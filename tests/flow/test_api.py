@@ -29,9 +29,10 @@ class Watcher(mr.Callback):
         assert state.metrics["learner/loss"] > 0
         return mr.STOP if state.step == self.stop_at else None
 
-    def on_evaluate(self, state: mr.TrainState) -> None:
+    def on_evaluate(self, state: mr.TrainState) -> object:
         self.heard.append(("evaluate", state.step))
-        assert state.metrics["validation/loss"] > 0
+        assert any(state.metrics.get(name, 0) > 0 for name in ("validation/loss", "validation/reverse_kl"))
+        return mr.STOP if state.step == self.stop_at else None
 
     def on_save(self, state: mr.TrainState) -> None:
         self.heard.append(("save", state.step))
@@ -72,15 +73,30 @@ def test_a_run_that_a_callback_stopped_goes_on_from_its_folder_alone_as_if_it_ha
     assert "stopped after step 2, as Watcher asked; the checkpoint is complete" in said
     assert (result.steps, result.stopped_by) == (2, "Watcher")
     assert watcher.heard == [
-        ("evaluate", 0), ("start", 0), ("step", 1), ("step", 2), ("evaluate", 2), ("save", 2), ("end", 2),
+        ("start", 0), ("evaluate", 0), ("step", 1), ("step", 2), ("evaluate", 2), ("save", 2), ("end", 2),
     ]  # fmt: skip
     assert (stopped / "last" / "model.safetensors").exists()
 
-    later = Watcher()
+    later = Watcher(stop_at=4)
     done: Any = mr.resume(stopped, callbacks=[later], progress=False)
-    assert done.steps == 4
+    assert (done.steps, done.stopped_by) == (4, None), "it came to its end, whatever was asked there"
     assert later.heard[:2] == [("start", 2), ("step", 3)]
     np.testing.assert_array_equal(losses(stopped), losses(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_run_that_was_stopped_before_its_first_set_goes_on(ray_cluster, tiny_pair, tmp_path):
+    run = settings(tiny_pair[1], tmp_path) | {"teacher": {"path": str(tiny_pair[0])}}
+    run["rollout"] = {**run["rollout"], "num_generations": 1, "kv_cache_gib": 0.05}
+    run["learner"] = {**run["learner"], "max_steps": 2, "num_iterations": 2}
+    run["cluster"] = {f"{role}_cpus": 0.1 for role in ("rollout", "teacher", "learner", "writer")}
+    stopped = mr.train(
+        run, data={"train": ROWS, "validation": ROWS[:4]}, callbacks=[Watcher(0)], progress=False
+    )
+    assert (stopped.steps, stopped.stopped_by) == (0, "Watcher")
+    done: Any = mr.resume(tmp_path, progress=False)
+    assert (done.steps, done.stopped_by) == (2, None)
 
 
 def test_rows_are_refused_before_anything_is_written_where_the_folder_holds_a_run(tiny_pair, tmp_path):

@@ -70,8 +70,8 @@ def plain_gradient(scene: Scene, objective: ObjectiveConfig) -> dict[str, torch.
         log_q = all_logprobs(student, text.passage)
         p = all_logprobs(teacher, text.passage).detach().exp()
         drawn = torch.from_numpy(text.passage.answer_ids.astype(np.int64))[:, None]
-        enable_packing = objective.text_teacher_share
-        loss = -(1 - enable_packing) * log_q.gather(1, drawn).sum() - enable_packing * (p * log_q).sum()
+        fraction = objective.text_teacher_share
+        loss = -(1 - fraction) * log_q.gather(1, drawn).sum() - fraction * (p * log_q).sum()
         (objective.lm_coef * loss / divisor).backward()
     return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
 

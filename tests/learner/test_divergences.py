@@ -6,11 +6,10 @@ That values and slopes equal the plain way is in test_fused_head.py.
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 import torch
-from minillm_ray.common.config.objective import DivergenceName, ObjectiveConfig
+from minillm_ray.common.config.objective import DIVERGENCES, ObjectiveConfig
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.learner.divergences import DoubtSplit, by_autograd, divergence_of
 from minillm_ray.learner.objective import Answers, answer_divergence, token_constants, token_loss
@@ -18,7 +17,7 @@ from torch import Tensor
 
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64)
 Q = torch.tensor([[0.2, 0.2, 0.5, 0.1]], dtype=torch.float64)
-NAMES = get_args(DivergenceName)
+NAMES = DIVERGENCES
 
 
 def settings(name: str, **more: object) -> ObjectiveConfig:

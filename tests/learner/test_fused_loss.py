@@ -3,13 +3,12 @@
 import math
 import weakref
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from minillm_ray.common.config.objective import DivergenceName, ObjectiveConfig
+from minillm_ray.common.config.objective import DIVERGENCES, ObjectiveConfig
 from minillm_ray.common.divergence import drawn_logprobs, measure
 from minillm_ray.common.heads import Head, final_hidden, read_head
 from minillm_ray.learner import fused_loss as fused_loss_module
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 LIMIT = 1e-5
-DIVERGENCES = (*get_args(DivergenceName), "cross_entropy", None)
+KINDS = (*DIVERGENCES, "cross_entropy", None)
 CONSTANT_SHARES = "akl"
 """The one whose gradient is not the slope of its value: its shares are constants by definition."""
 JSD_BETA, SKEW, AKL_MASS = 0.3, 0.2, 0.6

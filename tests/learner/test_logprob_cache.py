@@ -140,4 +140,4 @@ def test_they_are_kept_where_a_set_is_met_again_and_the_loss_asks_the_teacher(
     for room, words, fits in ((mib, 1024, True), (mib, 1025, False), (0, 1024, False)):
         config = run_config(scene, keep_logprobs_mib=room, **changes)
         assert config.rollout.rollout_batch_size == 256
-        assert config.kept_positions(words) == (positions if asked and fits else 0)
+        assert config.cached_positions(words) == (positions if asked and fits else 0)

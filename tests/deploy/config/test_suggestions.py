@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from minillm_ray.common.config import EvalConfig, RunConfig
+from minillm_ray.common.config.eval import EvalConfig
+from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import ConfigError
 from minillm_ray.deploy.config.loader import load_eval, load_run
 from minillm_ray.deploy.config.other_names import SUGGESTIONS
