@@ -227,6 +227,16 @@ def test_the_level_decides_what_is_written(tmp_path: Path, level: logs.LogLevel,
     assert [line["event"] for line in (lines_of(target, "driver") if file.exists() else [])] == written
 
 
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_a_person_sees_warnings_whatever_is_written(tmp_path: Path, level: logs.LogLevel):
+    logs.setup_logging(logs.start_run_logs(tmp_path, level), "driver")
+    seen: list[str] = []
+    with logs.person_sees(seen.append):
+        log.event("drew")
+        log.warning("the reverse KL rises")
+    assert seen == ["warning: the reverse KL rises"]
+
+
 def test_a_process_of_our_own_keeps_the_warnings_of_libraries_and_not_their_news(target: LogTarget):
     logs.setup_logging(target, "rollout-0")
     library = logging.getLogger("a_library.some.module")

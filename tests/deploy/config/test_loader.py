@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import ConfigError
-from minillm_ray.deploy.config.loader import load_run, save_resolved
+from minillm_ray.deploy.config.loader import as_yaml, load_run, save_resolved
+from omegaconf import OmegaConf
 
 SMALLEST = "student: {path: a/student}\nteacher: {path: a/teacher}\ndata: {train: {path: train.jsonl}}\n"
 
@@ -223,6 +227,13 @@ def test_a_saved_configuration_gives_the_same_run(tmp_path):
     assert saved == tmp_path / "out" / "config.yaml"
     assert load_run(saved) == config
     assert isinstance(config, RunConfig)
+
+
+@given(st.text(alphabet="\\\\${}ab", max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_a_plain_dollar_brace_is_kept_as_it_is(text):
+    tree = yaml.safe_load(as_yaml({"data": {"system_prompt": [text]}}))
+    assert OmegaConf.to_container(OmegaConf.create(tree), resolve=True) == {"data": {"system_prompt": [text]}}
 
 
 def test_a_fault_between_settings_is_not_told_of_one_that_is_wrong_by_itself(tmp_path):

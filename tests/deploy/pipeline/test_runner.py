@@ -19,7 +19,7 @@ from minillm_ray.deploy.pipeline import phases
 from minillm_ray.deploy.pipeline import runner as module
 from minillm_ray.deploy.pipeline.chain import Chain, is_chain, load_chain
 from minillm_ray.deploy.pipeline.resume import resume_any
-from minillm_ray.deploy.pipeline.runner import check_chain, run_chain
+from minillm_ray.deploy.pipeline.runner import check_chain, check_phases, run_chain
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import write_questions
 from rich.console import Console
@@ -246,6 +246,18 @@ def test_a_plan_made_before_the_chain_is_used_unless_something_was_pending(here,
         "sft": "Plan", "answers": "GeneratePlan", "seqkd": "NoneType", "minillm": "NoneType", "eval": "list"
     }  # fmt: skip
     assert len(plans["sft"].data.answers) == 20
+
+
+def test_a_plan_is_not_used_where_an_unfinished_phase_will_make_its_model_anew(here):
+    """A phase that was stopped may have left a `best` already."""
+    shutil.copytree(here / "student", here / "whole" / "sft" / "best")
+    chain = load(
+        here, "phases.seqkd.data.train.path=questions.jsonl", "phases.seqkd.data.train.output=output"
+    )
+    checked = check_phases(chain)
+    assert {name: one.whole for name, one in checked.items() if name in ("sft", "answers", "seqkd")} == {
+        "sft": True, "answers": True, "seqkd": False
+    }  # fmt: skip
 
 
 def test_a_file_that_an_earlier_phase_makes_is_not_taken_for_a_model(here):
