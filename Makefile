@@ -42,7 +42,8 @@ demo-models: setup
 	$(BIN)/python -m minillm_ray.benchmarks.demo.models
 
 test: lint
-	$(BIN)/pytest -m 'not slow' --durations=15
+	$(BIN)/pytest -q -n auto -m 'not ray and not vllm and not slow'
+	$(BIN)/pytest -m '(ray or vllm) and not slow' --durations=15
 
 test-fast: setup
 	$(BIN)/pytest -q -n auto -m 'not ray and not vllm and not slow'

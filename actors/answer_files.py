@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from ..common.process import write_atomically
 
 Question = Mapping[str, Any]
-"""What a row of the data set asked: `instruction` and `input`, or `messages` without the answer."""
+"""What a record asked: `instruction` and `input` (and `system`, if it has its own), or `messages` without the
+answer (and `tools`, if any)."""
 ANSWERS = "answers.jsonl"
 PARTS = "parts"
 _NAME = re.compile(r"part-(\d+)-(\d+)\.jsonl")

@@ -189,9 +189,9 @@ class TextSink:
         # Not stripped: what is learned from these answers is what was drawn.
         text = self._decode(rollout.answer_ids, skip_special_tokens=True)
         if "messages" in question:
-            row = {"messages": [*question["messages"], {"role": "assistant", "content": text}]}
+            row = {**question, "messages": [*question["messages"], {"role": "assistant", "content": text}]}
         else:
-            row = {"instruction": question["instruction"], "input": question["input"], "output": text}
+            row = {**question, "output": text}
         return row | {
             "prompt_id": rollout.prompt_id,
             "sample": rollout.sample,

@@ -103,7 +103,7 @@ class VllmEngine:
 
         Every answer draws from its own seed, made of the spec's seed, the prompt's id and the sample
         number: the same in any process, and whatever else is in the batch. All end-of-sequence ids of
-        the student's generation config end an answer, and are part of it.
+        the student's generation config, and of the spec, end an answer, and are part of it.
         """
         import torch
         from vllm.inputs import TokensPrompt
@@ -188,7 +188,7 @@ class VllmEngine:
 
         return SamplingParams(
             max_tokens=spec.max_tokens,
-            stop_token_ids=[] if spec.ignore_eos else self.eos_ids,
+            stop_token_ids=[] if spec.ignore_eos else sorted({*self.eos_ids, *spec.end_ids}),
             ignore_eos=True,  # its own notion of one end-of-sequence id; ours are the stop tokens
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from . import fused_head
+from .data_reading import data_reading
 from .ground import CELLS, Cell, Files, Values, files
 from .padding import padding, slots_of
 from .parts import parts
@@ -25,7 +26,7 @@ from .race import CONTENDERS, race
 LATEST = Path(__file__).parent / "results" / "latest.json"
 HEAD, BODY, TEACHER_BODY = 49152 * 576, 10 * 3_540_096, 30 * 3_540_096
 """Weights of the student's (and the teacher's) output layer, of the student's layers, of the teacher's."""
-WHAT = ("race", "parts", "head", "padding", "start", "quality")
+WHAT = ("race", "parts", "head", "padding", "start", "data", "quality")
 COSTS = ("mixing_cost", "iteration_vs_sum_of_parts", "weight_update_vs_load", "weight_update_share")
 """Ratios that are worse where they are larger."""
 
@@ -50,6 +51,8 @@ def main() -> None:
             raw["start"] = start()
         elif what == "padding":
             raw["padding"] = padding()
+        elif what == "data":
+            raw["data"] = data_reading(args.output_dir / "data", files(args.output_dir).student)
         else:
             for name in args.cells:
                 raw.setdefault(what, {})[name] = _of_cell(what, CELLS[name], args)
@@ -81,6 +84,9 @@ def ratios(raw: Values) -> Values:
         found["padding_waste"] = max(one["waste"] for one in raw["padding"].values())
     if "start" in raw:
         found["import_vs_python"] = raw["start"]["import_s"] / raw["start"]["python_s"]
+    if "data" in raw:
+        ours, bare = raw["data"]["ours"], raw["data"]["bare"]
+        found |= {f"data_{what}_vs_bare": ours[what] / bare[what] for what in ("seconds", "bytes")}
     if "quality" in raw:
         found |= {key: raw["quality"][key] for key in RATIOS}
     return found | {"by_cell": by_cell}

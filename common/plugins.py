@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from .errors import ConfigError, Fault
 
-Kind = Literal["divergences", "metrics_sinks"]
+Kind = Literal["divergences", "metrics_sinks", "data_readers"]
 GROUP = "minillm_ray"
 
 

@@ -59,11 +59,24 @@ class SamplingSpec:
     """Answers drawn for each prompt."""
     seed: int = 0
     """Every answer's own seed comes from this, its prompt's id and its sample number."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an answer, beside those of the student's generation config; see `AnswerFormat`."""
     ignore_eos: bool = False
     """Draw max_tokens tokens whatever they are; for benchmarks."""
     states: str | None = None
     """Return answers as `Scored`, with the mixed-in teacher's hidden states in this type, at temperature 1;
     None: as `Rollout`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFormat:
+    """How the data of a run ends answers, for engines to end theirs alike and for exported students."""
+
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an answer: the tokenizer's end of a sequence, and what a chat template closes turns
+    with."""
+    chat_template: str | None = None
+    """A chat template in place of the tokenizer's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

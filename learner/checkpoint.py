@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from ..common.config.run import ModelConfig
 from ..common.errors import DataError
 from ..common.process import empty_folder, partial_path, replace_folder
+from ..common.types import AnswerFormat
 from .engine import TrainEngine
 
 MARKER = "complete.json"
@@ -64,8 +65,13 @@ def restore(engine: TrainEngine, folder: Path, *, rank: int, world: int) -> int:
     return marker["step"]
 
 
-def export_student(engine: TrainEngine, folder: Path, start: ModelConfig, *, rank: int) -> None:
-    """The student as a plain Hugging Face folder, with all else as where it started; all ranks call."""
+def export_student(
+    engine: TrainEngine, folder: Path, start: ModelConfig, answers: AnswerFormat, *, rank: int
+) -> None:
+    """The student as a plain Hugging Face folder, with all else as where it started; all ranks call.
+
+    Its generation config ends answers as the data of the run does.
+    """
     aside = partial_path(folder)
     names, state = list(engine.shapes()), {}
     for first in range(0, len(names), EXPORT_GROUP):
@@ -74,7 +80,7 @@ def export_student(engine: TrainEngine, folder: Path, start: ModelConfig, *, ran
                 state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in whole.items()}
     if rank == 0:
         empty_folder(aside)
-        _write_student(engine, aside, state, start)
+        _write_student(engine, aside, state, start, answers)
         replace_folder(aside, folder)
     engine.all_gather("exported")
 
@@ -99,19 +105,32 @@ def load_weights(engine: TrainEngine, folder: Path, *, rank: int) -> None:
     engine.parameters_changed()
 
 
-def _write_student(engine: TrainEngine, folder: Path, state: dict[str, Tensor], start: ModelConfig) -> None:
+def _write_student(
+    engine: TrainEngine, folder: Path, state: dict[str, Tensor], start: ModelConfig, answers: AnswerFormat
+) -> None:
     student, config = engine.student, engine.student_config
     kept = student.state_dict().keys()
     buffers = {name: buffer.detach().cpu() for name, buffer in student.named_buffers() if name in kept}
     student.save_pretrained(folder, state_dict=state | buffers)
     config.dtype, config.architectures = student.config.dtype, student.config.architectures
     config.save_pretrained(folder)  # the one inside the student has its dropout switched off
-    AutoTokenizer.from_pretrained(start.path, revision=start.revision).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(start.path, revision=start.revision)
+    if answers.chat_template is not None:
+        tokenizer.chat_template = answers.chat_template
+    tokenizer.save_pretrained(folder)
     try:
         generation = GenerationConfig.from_pretrained(start.path, revision=start.revision or "main")
     except OSError:  # not every model has one
-        return
+        generation = GenerationConfig.from_model_config(config)
+    ends = _end_ids(generation.eos_token_id, answers)
+    generation.eos_token_id = ends[0] if len(ends) == 1 else ends or None
     generation.save_pretrained(folder)
+
+
+def _end_ids(known: int | list[int] | None, answers: AnswerFormat) -> list[int]:
+    """All ids that end an answer, those that are known first."""
+    before = [known] if isinstance(known, int) else list(known or ())
+    return list(dict.fromkeys([*before, *answers.end_ids]))
 
 
 def _random_state() -> dict[str, Tensor]:

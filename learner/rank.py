@@ -17,7 +17,15 @@ from ..common.config.run import RunConfig
 from ..common.heads import Head
 from ..common.logs import EventLog
 from ..common.metrics import Metrics
-from ..common.types import AnswerMeasure, Passage, Scored, WeightVersion, answer_names, sample_of
+from ..common.types import (
+    AnswerFormat,
+    AnswerMeasure,
+    Passage,
+    Scored,
+    WeightVersion,
+    answer_names,
+    sample_of,
+)
 from ..common.weights import WeightManifest
 from . import checkpoint
 from .batching import passage_of
@@ -163,9 +171,10 @@ class Rank:
         log.event("restored", step=self._steps)
         return self._steps
 
-    def export(self, folder: str) -> None:
+    def export(self, folder: str, answers: AnswerFormat) -> None:
         """See checkpoint.export_student."""
-        checkpoint.export_student(self._engine, Path(folder), self._config.student, rank=self._rank)
+        start = self._config.student
+        checkpoint.export_student(self._engine, Path(folder), start, answers, rank=self._rank)
 
     def load_weights(self, folder: str) -> None:
         """See checkpoint.load_weights."""

@@ -14,7 +14,7 @@ from ..common.config.run import RunConfig
 from ..common.logs import EventLog, LogTarget, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
 from ..common.process import ProcessFacts, collector_paused
-from ..common.types import AnswerMeasure, WeightVersion
+from ..common.types import AnswerFormat, AnswerMeasure, WeightVersion
 from ..common.weights import Arrays, WeightManifest
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ class LearnerActor:
         """See checkpoint.restore."""
         return self._rank.restore(folder)
 
-    def export(self, folder: str) -> None:
+    def export(self, folder: str, answers: AnswerFormat) -> None:
         """See checkpoint.export_student."""
-        self._rank.export(folder)
+        self._rank.export(folder, answers)
 
     def load_weights(self, folder: str) -> None:
         """See checkpoint.load_weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,9 +18,11 @@ class PromptData(Section):
     """Where prompts (and answers, if there are any) come from."""
 
     path: str
-    """A .jsonl or .parquet file, or a folder or the name of a data set on the Hugging Face hub."""
+    """A file (.jsonl .ndjson .json .csv .tsv .parquet .arrow, also with .gz or .zst behind it), a folder of
+    them, or the name of a data set on the Hugging Face hub."""
     split: str = "train"
-    """Split of a folder or hub data set; a file is one split, "train". A part of it: "train[:200]"."""
+    """Split of a folder, a hub data set, or a .json file with records by split; any other file is one split,
+    "train". A part of it: "train[:200]"."""
     subset: str | None = None
     """Configuration of a hub data set that has several."""
     instruction: str = "instruction"
@@ -32,13 +34,37 @@ class PromptData(Section):
     """Column with the right answer, a string or a list of them. null = there is none. As with `input`, only a
     column of this default name may be absent."""
     messages: str | None = None
-    """Column with a chat (list of {role, content}) in place of the three above; a last assistant turn is the
-    answer."""
+    """Column with a chat in place of the three above: a list of {role, content, ...}, or ShareGPT's {from,
+    value}. A last assistant turn is the answer. Needs data.template = chat."""
+    system: str | None = None
+    """Column with the system prompt of each record, where it has one. Needs data.template = chat."""
+    tools: str | None = "tools"
+    """Column with the schemas of the tools that a chat may call. As with `input`, only a column of this
+    default name may be absent."""
     limit: Count | None = None
     """Use only the first so many records."""
 
 
-class DataConfig(Section):
+class PromptSection(Section):
+    """How records become prompts."""
+
+    template: Template = "chat"
+    """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
+    one user turn; plain = the bare text. The latter two put the input on the next line."""
+    chat_template: str | None = None
+    """A file with a chat template (Jinja) in place of the tokenizer's own; exported students keep it."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables of the chat template, such as {enable_thinking: false}."""
+    system_prompt: str | None = None
+    """First message of a chat, where a record does not bring its own."""
+    allow_control_tokens: bool = False
+    """Read control tokens that are written out in a record, such as <|im_end|>, as the tokens; false = as the
+    text that they are."""
+    max_prompt_tokens: Count = 256
+    """Longer prompts are dropped with a message, never cut."""
+
+
+class DataConfig(PromptSection):
     """The data sets of a run and how records become prompts."""
 
     train: PromptData | None = None
@@ -47,13 +73,9 @@ class DataConfig(Section):
     """Chooses the best student. null = the last student is kept, and nothing is measured while training."""
     test: PromptData | None = None
     """Measured before and after the run, never used to choose anything."""
-    template: Template = "chat"
-    """alpaca = the paper's template; chat = the tokenizer's own chat template, with instruction and input as
-    one user turn; plain = the bare text. The latter two put the input on the next line."""
-    system_prompt: str | None = None
-    """First message of a chat, where a record does not bring its own."""
-    max_prompt_tokens: Count = 256
-    """Longer prompts are dropped with a message, never cut."""
+    train_on: Literal["last", "all_assistant"] = "last"
+    """Which turns of a given chat are learned: its last one, or every one of the assistant, each behind all
+    that comes before it. Tokens of users, tools and systems are never learned."""
     shuffle: bool = True
     """Draw training prompts in a seeded random order, newly shuffled at each pass."""
 
@@ -62,9 +84,7 @@ class DataConfig(Section):
 class PromptSettings:
     """How records become prompts, wherever that was set: in a run, a generation or an evaluation."""
 
-    template: Template
-    system_prompt: str | None
-    max_prompt_tokens: int
+    how: PromptSection
     section: str = ""
     """The section that holds these settings, with its dot; messages name them in full."""
 
@@ -74,30 +94,25 @@ class PromptSettings:
 
     def faults(self, sources: Mapping[str, PromptData | None]) -> list[Fault]:
         """What the template cannot express; `sources` are the data sets by the setting that names each."""
-        if self.template == "chat":
+        if self.how.template == "chat":
             return []
         key, way_out = self.key("template"), f"set {self.key('template')}=chat"
         found = [
             Fault(
-                f"{name}.messages",
-                source.messages,
-                f"needs a chat template, and {key} = {self.template}",
-                f"{way_out}, or name instruction and output columns",
+                f"{name}.{column}",
+                getattr(source, column),
+                f"needs a chat template, and {key} = {self.how.template}",
+                f"{way_out}, or set {name}.{column} to null",
                 also=(key,),
             )
             for name, source in sources.items()
-            if source is not None and source.messages is not None
+            for column in ("messages", "system")
+            if source is not None and getattr(source, column) is not None
         ]
-        if self.system_prompt is not None:
-            found.append(
-                Fault(
-                    self.key("system_prompt"),
-                    self.system_prompt,
-                    f"has no place in {key} = {self.template}",
-                    f"{way_out} or remove it",
-                    also=(key,),
-                )
-            )
+        for name in ("system_prompt", "chat_template", "chat_template_kwargs"):
+            if value := getattr(self.how, name):
+                reason = f"has no place in {key} = {self.how.template}"
+                found.append(Fault(self.key(name), value, reason, f"{way_out} or remove it", also=(key,)))
         return found
 
 
@@ -105,7 +120,8 @@ class TextConfig(Section):
     """Plain text: for the language-model term (D_PT of the paper), or all that is learned from."""
 
     path: str
-    """A .txt file (one document), or a .jsonl or .parquet file, folder or hub data set (each row is one)."""
+    """A .txt file (one document), or any file, folder or hub data set as of data.train (each record is a
+    document)."""
     split: str = "train"
     """Split of a folder or hub data set."""
     subset: str | None = None

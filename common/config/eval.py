@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from ..errors import ABSENT, Fault
-from .base import Count, Section
-from .data import PromptData, PromptSettings, Template
+from .base import Count
+from .data import PromptData, PromptSection, PromptSettings
 from .run import ClusterConfig, EngineConfig, ModelConfig, TeacherServerConfig
 
 METRICS: dict[str, str] = {
@@ -62,7 +62,7 @@ Model = Annotated[EvalModel, BeforeValidator(_named)]
 Data = Annotated[EvalData, BeforeValidator(_named)]
 
 
-class EvalConfig(Section):
+class EvalConfig(PromptSection):
     """An evaluation of several models on several data sets."""
 
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
@@ -75,12 +75,6 @@ class EvalConfig(Section):
     """Which metrics; null = all that models and data allow."""
     num_seeds: Count = 5
     """Answers to each prompt, each with another seed: 10, 20, 30 ... as in the paper."""
-    template: Template = "chat"
-    """As data.template of a run."""
-    system_prompt: str | None = None
-    """First message of a chat, where a record does not bring its own."""
-    max_prompt_tokens: Count = 256
-    """Longer prompts are dropped with a message, never cut."""
     max_reference_tokens: Count = 1024
     """Given answers longer than this are left out of lm_loss, with a message."""
     ended: Literal["left_out", "as_zero"] = "left_out"
@@ -89,6 +83,8 @@ class EvalConfig(Section):
     engine: EngineConfig = EngineConfig()
     teacher_server: TeacherServerConfig = TeacherServerConfig()
     cluster: ClusterConfig = ClusterConfig()
+    plugins: tuple[str, ...] = ()
+    """Python modules that offer data readers."""
     output_dir: Path = Path("runs/eval")
     """Folder of results.json, results.parquet, answers/ and plots/."""
 
@@ -106,11 +102,7 @@ class EvalConfig(Section):
     @property
     def prompts(self) -> PromptSettings:
         """How records become prompts."""
-        return PromptSettings(
-            template=self.template,
-            system_prompt=self.system_prompt,
-            max_prompt_tokens=self.max_prompt_tokens,
-        )
+        return PromptSettings(how=self)
 
     @property
     def max_tokens(self) -> int:

@@ -9,20 +9,17 @@ from pydantic import Field
 
 from ..errors import Fault
 from .base import Count, Section
-from .data import PromptData, PromptSettings, Template
+from .data import PromptData, PromptSection, PromptSettings
 from .run import ClusterConfig, EngineConfig, ModelConfig
 
 Author = Literal["teacher", "student"]
 """Which of a run file's models answers."""
 
 
-class GenerateData(Section):
+class GenerateData(PromptSection):
     """The questions, and how they become prompts; settings as in the section of a run."""
 
     train: PromptData
-    template: Template
-    system_prompt: str | None
-    max_prompt_tokens: Count
 
 
 class GenerateEngine(EngineConfig):
@@ -44,19 +41,15 @@ class GenerateConfig(Section):
     rollout: GenerateEngine
     cluster: ClusterConfig
     seed: Annotated[int, Field(ge=0)]
+    plugins: tuple[str, ...] = ()
+    """Python modules that offer data readers."""
     output_dir: Path
     """Folder of answers.jsonl."""
 
     @property
     def prompts(self) -> PromptSettings:
         """How records become prompts."""
-        data = self.data
-        return PromptSettings(
-            template=data.template,
-            system_prompt=data.system_prompt,
-            max_prompt_tokens=data.max_prompt_tokens,
-            section="data.",
-        )
+        return PromptSettings(how=self.data, section="data.")
 
     @property
     def max_tokens(self) -> int:

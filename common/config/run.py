@@ -288,13 +288,7 @@ class RunConfig(Section):
     @property
     def prompts(self) -> PromptSettings:
         """How records become prompts."""
-        data = self.data
-        return PromptSettings(
-            template=data.template,
-            system_prompt=data.system_prompt,
-            max_prompt_tokens=data.max_prompt_tokens,
-            section="data.",
-        )
+        return PromptSettings(how=self.data, section="data.")
 
     @property
     def max_tokens(self) -> int:

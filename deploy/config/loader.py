@@ -27,7 +27,7 @@ from .errors import Keys, explain
 
 PATHS = (
     *("student.path", "teacher.path", "text.path"),
-    *("data.train.path", "data.validation.path", "data.test.path"),
+    *("data.train.path", "data.validation.path", "data.test.path", "data.chat_template"),
 )
 """Settings that may name a file or folder."""
 CONFIG_FILE = "config.yaml"
@@ -284,6 +284,8 @@ def resolve_listed_paths(values: Values, folders: Sequence[Path]) -> None:
     for key in ("models", "data"):
         if isinstance(values.get(key), list | tuple):
             values[key] = [_resolved_entry(entry, folders, named=key == "models") for entry in values[key]]
+    if isinstance(values.get("chat_template"), str):
+        values["chat_template"] = resolve_path(values["chat_template"], folders)
     if values.get("teacher") is not None:
         values["teacher"] = _resolved_entry(values["teacher"], folders, named=True)
 

@@ -89,6 +89,7 @@ def _generation(run: RunConfig, by: Author, keep_cut: bool) -> GenerateConfig:
         data=GenerateData(**data),
         rollout=GenerateEngine(**engine),
         cluster=run.cluster,
+        plugins=run.plugins,
         seed=run.seed,
         output_dir=run.output_dir,
     )

@@ -14,7 +14,10 @@ from .other_names import SUGGESTIONS, Suggestion
 IN_EVALUATION: tuple[tuple[str, str], ...] = (
     (r"student\..*", "models"),
     (r"data\.(train|validation)\..*", "data"),
-    (r"data\.(template|system_prompt|max_prompt_tokens)", r"\1"),
+    (
+        r"data\.(template|chat_template|chat_template_kwargs|system_prompt|allow_control_tokens|max_prompt_tokens)",
+        r"\1",
+    ),
     (r"(rollout|validation)\.num_generations", "num_seeds"),
     (r"rollout\.(.*)", r"engine.\1"),
     (r"validation\.metric", "metrics"),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ...common.config.run import RunConfig
 from ...common.errors import InputError, collect_error
-from ...common.types import Dropped, Passage, Prompt
+from ...common.types import AnswerFormat, Dropped, Passage, Prompt
 from .readers import read_rows
+from .record import start_time
 from .tokenize import Blocks, Kept, Limit, TokenizedData, load_blocks, tokenize_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
+MANY_REPEATED = 0.05
+"""Share of repeated prompts from which on it is said."""
 Name = Literal["train", "validation", "test"]
 ID_PREFIX: dict[Name, str] = {"train": "train", "validation": "validation", "test": "heldout"}
 """How prompt ids begin. Each answer's random numbers depend on its prompt's id, so these stay as they are."""
@@ -39,11 +43,30 @@ class RunData:
     """Usable records by data set, and blocks of text."""
     dropped: dict[str, tuple[Dropped, ...]] = field(default_factory=dict)
     """What cannot be used, by data set."""
+    answer_format: AnswerFormat = field(default_factory=AnswerFormat)
+    """How the data ends answers."""
+    notes: list[str] = field(default_factory=list)
+    """What is worth knowing of it."""
+    started: datetime = field(default_factory=datetime.now)
+    """The time that chat templates were told."""
 
     @property
     def all_dropped(self) -> list[Dropped]:
         """What cannot be used, of all data sets."""
         return [drop for drops in self.dropped.values() for drop in drops]
+
+    def sets(self) -> dict[str, Sequence[Prompt] | Sequence[Passage]]:
+        """Everything that is learned from or measured on, by the setting that it comes from."""
+        source = "text" if is_text(self.answers) else "data.train"
+        found: dict[str, Sequence[Prompt] | Sequence[Passage]] = {
+            "data.train": self.prompts,
+            f"{source} (given answers)": self.answers,
+            "text": self.text,
+            "data.validation": self.validation,
+            "data.validation (given answers)": self.validation_answers,
+            "data.test": self.test,
+        }
+        return {key: items for key, items in found.items() if len(items)}
 
 
 def load_run_data(
@@ -69,7 +92,9 @@ class _Loader:
     ):
         self._config, self._tokenizer, self._found, self._later = config, tokenizer, found, later
         self._max_answer = Limit("rollout.max_new_tokens", config.rollout.max_new_tokens)
-        self._data = RunData()
+        self._data = RunData(started=start_time(config.output_dir))
+        self._ends: list[int] = []
+        self._template: str | None = None
 
     def load(self) -> RunData:
         config, data = self._config, self._data
@@ -77,29 +102,45 @@ class _Loader:
             if config.sampled_answers:
                 data.prompts = self._kept("train", collect_error(self._found, train.prompts))
             if config.given_answers:
-                data.answers = self._kept(
-                    "train", collect_error(self._found, train.passages, self._max_answer)
-                )
+                data.answers = self._kept("train", self._given(train))
+            self._note(train)
         if validation := self._tokenized("validation"):
             if config.validation.metric == "loss":
-                given = collect_error(self._found, validation.passages, self._max_answer)
-                data.validation_answers = self._kept("validation", given)
+                data.validation_answers = self._kept("validation", self._given(validation))
             else:
                 data.validation = self._kept("validation", collect_error(self._found, validation.prompts))
+            self._note(validation)
         if test := self._tokenized("test"):
             data.test = self._kept("test", collect_error(self._found, test.prompts))
+            self._note(test)
         self._load_text()
+        data.notes += repeat_notes(data)
+        data.answer_format = AnswerFormat(
+            end_ids=tuple(sorted(set(self._ends))), chat_template=self._template
+        )
         return data
+
+    def _given(self, data: TokenizedData) -> Kept[Passage] | None:
+        every = self._config.data.train_on == "all_assistant"
+        return collect_error(self._found, data.passages, self._max_answer, all_turns=every)
+
+    def _note(self, data: TokenizedData) -> None:
+        """Keep what is known of a data set once all of it was made."""
+        self._ends += data.end_ids()
+        self._template = data.renderer.chat_template
+        self._data.notes += data.notes
 
     def _tokenized(self, name: Name) -> TokenizedData | None:
         source = getattr(self._config.data, name)
         if source is None or name in self._later:
             return None
-        rows = collect_error(self._found, read_rows, source, f"data.{name}")
+        config = self._config
+        rows = collect_error(self._found, read_rows, source, f"data.{name}", config.plugins)
         if rows is None:
             return None
+        prefix, started = ID_PREFIX[name], self._data.started
         return collect_error(
-            self._found, tokenize_rows, rows, ID_PREFIX[name], self._config.prompts, self._tokenizer
+            self._found, tokenize_rows, rows, prefix, config.prompts, self._tokenizer, started
         )
 
     def _kept(self, name: Name, kept: Kept[T] | None) -> Sequence[T]:
@@ -115,7 +156,7 @@ class _Loader:
         text, config, data = self._config.text, self._config, self._data
         if text is None or "text" in self._later:
             return
-        blocks = collect_error(self._found, load_blocks, text, self._tokenizer)
+        blocks = collect_error(self._found, load_blocks, text, self._tokenizer, config.plugins)
         parts = collect_error(self._found, blocks.split, text.validation_blocks) if blocks else None
         if parts is None:
             return
@@ -127,6 +168,40 @@ class _Loader:
             data.text = rest
 
 
-def is_text(items: Sequence[Passage]) -> bool:
+def repeat_notes(data: RunData) -> list[str]:
+    """Where prompts come twice: in what is measured and in what is learned, or many of them in one set."""
+    notes = []
+    train = _by_tokens(data.prompts or ([] if is_text(data.answers) else data.answers))
+    for key, items in (
+        ("data.validation", data.validation or data.validation_answers),
+        ("data.test", data.test),
+    ):
+        if is_text(items):
+            continue
+        both = [(name, train[ids]) for ids, name in _by_tokens(items).items() if ids in train]
+        if both:
+            name, known = both[0]
+            notes.append(
+                f"{key}: {len(both)} of {len(items)} prompts are also training prompts ({name} is {known})"
+            )
+    for key, items in data.sets().items():
+        repeated = 0 if is_text(items) or "text" in key else len(items) - len(_by_tokens(items))
+        if repeated >= MANY_REPEATED * len(items) and repeated:
+            notes.append(f"{key}: {repeated} of {len(items)} prompts are there before, token for token")
+    return notes
+
+
+def _by_tokens(items: Sequence[Prompt] | Sequence[Passage]) -> dict[bytes, str]:
+    """Tokens of each prompt -> the first that has them."""
+    found: dict[bytes, str] = {}
+    for item in items:
+        ids, name = (
+            (item.token_ids, item.id) if isinstance(item, Prompt) else (item.prompt_ids, item.prompt_id)
+        )
+        found.setdefault(ids.tobytes(), name)
+    return found
+
+
+def is_text(items: object) -> bool:
     """Whether these are blocks of plain text."""
     return isinstance(items, Blocks)

@@ -26,6 +26,8 @@ class DataStreams:
         """`chunk` passages travel as one piece; each prompt is answered `num_generations` times."""
         self._chunk, self._samples = chunk, num_generations
         self.validation, self.test = data.validation, data.test
+        self.answer_format = data.answer_format
+        """How the data ends answers."""
         self.validation_answers = data.validation_answers
         """Given answers, where their loss chooses the best student."""
         self._prompts: PromptStream[Prompt] | None = None

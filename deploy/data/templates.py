@@ -1,19 +1,13 @@
-"""How a record becomes the text of a prompt, by one of the templates, and its right answers."""
+"""Records of a data set: what is asked, in which chat, and its right answers; and the two plain templates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-import jinja2
-
-from ...common.config.data import PromptSettings
-from ...common.errors import DataError, Fault
+from ...common.errors import ABSENT, DataError, Fault
+from .chats import Chat, UnusableChat, chat_of, text_of
 from .readers import Rows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 ALPACA_ALONE = (
     "Below is an instruction that describes a task."
@@ -23,17 +17,47 @@ ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context."
     " Write a response that appropriately completes the request."
 )
+CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat")
+"""What data sets call their chats."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One row as text: a prompt, and its right answers."""
+    """One record, before any template."""
 
     id: str
-    prompt: str
-    question: str
-    """What is asked, without the template."""
+    """Its data set and its number there from 0, such as train/17."""
+    place: str
+    """Where it stands, such as "line 18 of prompts.jsonl"."""
+    instruction: str
+    """What is asked; of a chat the last text of the user."""
+    further: str
+    """Further input to the instruction; "" if there is none, and in chats."""
+    system: str
+    """The system prompt of this record; "" if it has none of its own, and in chats."""
+    chat: Chat | None
+    """The chat, if the data set has chats; the given answer is its last turn."""
     answers: tuple[str, ...]
+    """Right answers as text; none where there are none, or where the answer of a chat calls tools alone."""
+
+    @property
+    def question(self) -> str:
+        """What is asked, without the template."""
+        return plain(self.instruction, self.further)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is a right answer."""
+        return bool(self.answers) or (self.chat is not None and self.chat.answer is not None)
+
+    def as_chat(self) -> Chat:
+        """The record as a chat that ends with the (first) right answer, if there is one."""
+        if self.chat is not None:
+            return self.chat
+        turns = [*_system_turn(self.system), {"role": "user", "content": self.question}]
+        if self.answers:
+            turns.append({"role": "assistant", "content": self.answers[0]})
+        return Chat(turns=tuple(turns))
 
 
 def alpaca(instruction: str, further: str = "") -> str:
@@ -48,110 +72,119 @@ def plain(instruction: str, further: str = "") -> str:
     return f"{instruction}\n{further}" if further else instruction
 
 
-def records_of(
-    rows: Rows, id_prefix: str, settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
-) -> list[Record]:
-    """Every row as text; row 17 is called `id_prefix`/17. Raises DataError at the first that is unusable."""
-    if settings.template == "chat" and not tokenizer.chat_template:
-        key = settings.key("template")
-        raise DataError(
-            Fault(
-                key,
-                settings.template,
-                f"needs a chat template, and the tokenizer of {tokenizer.name_or_path} has none",
-                f"set {key}=alpaca or {key}=plain",
-            )
-        )
-    if rows.source.messages is not None:
-        return [
-            _record_of_chat(chat, f"{id_prefix}/{n}", rows, settings, tokenizer)
-            for n, chat in enumerate(rows.column("messages"))
-        ]
-    return _records_of_columns(rows, id_prefix, settings, tokenizer)
+def records_of(rows: Rows, id_prefix: str) -> list[Record]:
+    """Every record; number 17 is called `id_prefix`/17. Raises DataError at the first that is unusable."""
+    return _of_chats(rows, id_prefix) if rows.source.messages is not None else _of_columns(rows, id_prefix)
 
 
-def _records_of_columns(
-    rows: Rows, id_prefix: str, settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
-) -> list[Record]:
+def as_read(record: Record) -> dict[str, Any]:
+    """What is asked, in the columns that answers are written with."""
+    if record.chat is None:
+        own = {"system": record.system} if record.system else {}
+        return {"instruction": record.instruction, "input": record.further, **own}
+    tools = {"tools": list(record.chat.tools)} if record.chat.tools else {}
+    return {"messages": list(record.chat.context), **tools}
+
+
+def _of_columns(rows: Rows, id_prefix: str) -> list[Record]:
+    _refuse_unnamed_chats(rows)
     instructions = rows.column("instruction")
     inputs = rows.column("input", may_lack="input")
     outputs = rows.column("output", may_lack="output")
+    systems = rows.column("system")
     records = []
     for n, (instruction, further, output) in enumerate(zip(instructions, inputs, outputs, strict=True)):
-        id, row = f"{id_prefix}/{n}", f"row {n} of {rows.source.path}"
         if not isinstance(instruction, str) or not instruction.strip():
+            reason = f"{rows.place(n)} holds {instruction!r}, and a prompt needs text"
+            raise DataError(rows.fault("instruction", reason, "remove the record or name another column"))
+        if further is not None and not isinstance(further, str):
+            reason = f"{rows.place(n)} holds {further!r}, and an input is text"
             raise DataError(
-                rows.fault(
-                    "instruction",
-                    f"{row} holds {instruction!r}, and a prompt needs text",
-                    "remove the row or name another column",
-                )
+                rows.fault("input", reason, "write it in quotes, as text, or name another column")
             )
-        further = str(further).strip() if further is not None else ""
-        question = plain(instruction, further)
-        if settings.template == "chat":
-            prompt = _render_chat([{"role": "user", "content": question}], id, settings, tokenizer)
-        else:
-            prompt = alpaca(instruction, further) if settings.template == "alpaca" else question
-        records.append(Record(id, prompt, question, _answers(output, rows, "output", row)))
+        records.append(
+            Record(
+                id=f"{id_prefix}/{n}",
+                place=rows.place(n),
+                instruction=instruction,
+                further=(further or "").strip(),
+                system=_system(systems[n], rows, n),
+                chat=None,
+                answers=_answers(output, rows, "output", n),
+            )
+        )
     return records
 
 
-def _answers(output: Any, rows: Rows, setting: str, row: str) -> tuple[str, ...]:
+def _refuse_unnamed_chats(rows: Rows) -> None:
+    """A data set of chats whose column no setting names is told so."""
+    names, column = rows.table.names, rows.source.instruction
+    chats = [name for name in CHAT_COLUMNS if name in names]
+    if column in names or not chats:
+        return
+    key = f"{rows.key}.instruction"
+    reason = f": {rows.source.path} has no such column; it has {', '.join(names)}"
+    raise DataError(Fault(key, column, reason, f"if these are chats, set {rows.key}.messages={chats[0]}"))
+
+
+def _answers(output: Any, rows: Rows, setting: str, n: int) -> tuple[str, ...]:
     listed = output is None or isinstance(output, list | tuple)
     found = [output] if isinstance(output, str) else list(output or []) if listed else None
     if found is None or not all(isinstance(one, str) for one in found):
-        raise DataError(
-            rows.fault(
-                setting,
-                f"{row} holds {output!r}, and an answer is text or a list of texts",
-                "mend the row or name another column",
-            )
-        )
+        reason = f"{rows.place(n)} holds {output!r}, and an answer is text or a list of texts"
+        raise DataError(rows.fault(setting, reason, "mend the record or name another column"))
     return tuple(one for one in found if one.strip())
 
 
-def _record_of_chat(
-    chat: Any, id: str, rows: Rows, settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
-) -> Record:
-    if not isinstance(chat, list) or not all(
-        isinstance(turn, Mapping) and isinstance(turn.get("content"), str) and turn.get("role")
-        for turn in chat
-    ):
-        raise DataError(
-            rows.fault(
-                "messages",
-                f"{id} is not a list of {{role, content}} with text but {str(chat)[:200]}",
-                "mend the row or name another column",
+def _of_chats(rows: Rows, id_prefix: str) -> list[Record]:
+    tools, systems = rows.column("tools", may_lack="tools"), rows.column("system")
+    records = []
+    for n, value in enumerate(rows.column("messages")):
+        place = rows.place(n)
+        try:
+            chat = chat_of(value, tools[n])
+            if chat.turns and chat.turns[0]["role"] not in ("system", "developer"):
+                chat = replace(chat, turns=(*_system_turn(_system(systems[n], rows, n)), *chat.turns))
+        except UnusableChat as error:
+            fix = "mend the record or name another column"
+            raise DataError(rows.fault("messages", f"{place} {error}", fix)) from error
+        if not chat.question.strip():
+            reason = f"{place} has no user turn with text before the answer"
+            raise DataError(rows.fault("messages", reason, "remove the record"))
+        answer = chat.answer
+        if answer is not None and not text_of(answer).strip() and not answer.get("tool_calls"):
+            chat, answer = replace(chat, turns=chat.turns[:-1]), None  # an answer without words is none
+        text = text_of(answer) if answer is not None else ""
+        records.append(
+            Record(
+                id=f"{id_prefix}/{n}",
+                place=place,
+                instruction=chat.question,
+                further="",
+                system="",
+                chat=chat,
+                answers=(text,) if text.strip() else (),
             )
         )
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in chat]
-    answers: tuple[str, ...] = ()
-    if turns and turns[-1]["role"] == "assistant":
-        answers = _answers(turns.pop()["content"], rows, "messages", id)
-    questions = [turn["content"] for turn in turns if turn["role"] == "user"]
-    if not questions or not questions[-1].strip():
-        reason = f"{id} has no user turn with text before the answer"
-        raise DataError(rows.fault("messages", reason, "remove the row"))
-    return Record(id, _render_chat(turns, id, settings, tokenizer), questions[-1], answers)
+    return records
 
 
-def _render_chat(
-    turns: Sequence[dict[str, str]], id: str, settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
-) -> str:
-    if settings.system_prompt and turns[0]["role"] != "system":
-        turns = [{"role": "system", "content": settings.system_prompt}, *turns]
-    try:
-        text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError as refusal:
-        key = settings.key("template")
-        raise DataError(
-            Fault(
-                key,
-                settings.template,
-                f": the chat template of {tokenizer.name_or_path} refuses {id}: {refusal}",
-                f"mend the row, remove {settings.key('system_prompt')}, or set another {key}",
-                also=(settings.key("system_prompt"),),
-            )
-        ) from refusal
-    return str(text)
+def _system(value: Any, rows: Rows, n: int) -> str:
+    if value is not None and not isinstance(value, str):
+        reason = f"{rows.place(n)} holds {value!r}, and a system prompt is text"
+        raise DataError(rows.fault("system", reason, "mend the record or name another column"))
+    return value or ""
+
+
+def _system_turn(text: str) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def no_end_fault(tokenizer_name: str) -> Fault:
+    """That a tokenizer names no end-of-sequence token."""
+    return Fault(
+        "",
+        ABSENT,
+        f"the tokenizer of {tokenizer_name} has no end-of-sequence token, so no answer could end",
+        "set eos_token in its tokenizer_config.json",
+    )

@@ -1,29 +1,35 @@
 """From records to prompts, given answers and blocks of plain text, as token ids.
 
 Every item is named after its data set and row, such as train/17. What is too long is dropped with a message,
-never cut. A given answer is tokenised by itself and ended by the end-of-sequence token, behind the same
-prompt tokens from which answers are sampled, whatever the template.
+never cut. A given answer of a chat is what the chat template writes behind the prompt, up to the token that
+ends it; of other templates it is tokenised by itself, the end-of-sequence token behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from ...actors.answer_files import Question
 from ...common.config.data import PromptSettings, TextConfig
 from ...common.errors import ABSENT, DataError, Fault
 from ...common.types import Dropped, Ids, Passage, Prompt
-from .readers import Rows, documents
-from .templates import Record, records_of
+from .control_tokens import BATCH, ControlTokens
+from .readers import Rows, read_documents
+from .rendering import Given, Renderer, end_id
+from .templates import Record, as_read, records_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
+LONG = 64
+"""Characters for each token of a limit, from which on a text is first tokenised in part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,70 +64,220 @@ class TokenizedData:
 
     rows: Rows
     records: tuple[Record, ...]
-    prompt_ids: tuple[Ids, ...]
+    prompt_ids: tuple[Ids | TooLong, ...]
+    renderer: Renderer
     tokenizer: PreTrainedTokenizerBase
     max_prompt: Limit
+    notes: list[str] = field(default_factory=list)
+    """What is worth knowing of it, such as how given answers end."""
 
     def prompts(self) -> Kept[Prompt]:
         """The prompts that are short enough. Raises DataError if none is."""
         prompts, dropped = [], []
         for record, ids in zip(self.records, self.prompt_ids, strict=True):
-            if len(ids) > self.max_prompt.value:
-                dropped.append(_too_long(record.id, "prompt", len(ids), self.max_prompt))
+            if isinstance(ids, TooLong):
+                dropped.append(_too_long(record.id, "prompt", ids, self.max_prompt))
                 continue
-            prompts.append(
-                Prompt(id=record.id, token_ids=ids, text=record.question, references=record.answers)
-            )
+            references = self.renderer.reference(record)
+            prompts.append(Prompt(id=record.id, token_ids=ids, text=record.question, references=references))
         return _kept(prompts, dropped, self.rows.key)
 
-    def passages(self, max_answer: Limit, *, may_be_none: bool = False) -> Kept[Passage]:
-        """Prompts with the (first) right answer of each, the end-of-sequence token behind it.
+    def passages(
+        self, max_answer: Limit, *, all_turns: bool = False, may_be_none: bool = False
+    ) -> Kept[Passage]:
+        """Prompts with the (first) right answer of each, ended as the template ends it; see `Renderer.given`.
 
-        What is too long is dropped, as are rows without an answer. Raises DataError if the tokenizer has no
-        such token or, unless there `may_be_none`, nothing is left.
+        With `all_turns` every turn of the assistant is an answer to all before it. What is too long is
+        dropped, as are records without an answer. Raises DataError if the tokenizer has no
+        end-of-sequence token where one is needed or, unless there `may_be_none`, nothing is left.
         """
-        answers = tokenize(
-            self.tokenizer, [r.answers[0] if r.answers else "" for r in self.records], special=False
-        )
-        end = eos_id(self.tokenizer)
-        passages, dropped = [], []
-        for record, ids, answer in zip(self.records, self.prompt_ids, answers, strict=True):
-            if not record.answers:
-                drop = Dropped(
-                    prompt_id=record.id, stage="prompts", reason="no_answer", detail="the row has none"
-                )
-            elif len(ids) > self.max_prompt.value:
-                drop = _too_long(record.id, "prompt", len(ids), self.max_prompt)
-            elif len(answer) + 1 > max_answer.value:
-                drop = _too_long(record.id, "answer", len(answer) + 1, max_answer)
-            else:
-                ended = np.append(answer, np.int32(end))
-                passages.append(Passage(prompt_id=record.id, prompt_ids=ids, answer_ids=ended))
-                continue
-            dropped.append(drop)
+        by_chat = self.renderer.is_chat
+        found = self._passages_of_chats(max_answer, all_turns) if by_chat else self._passages(max_answer)
+        passages: list[Passage] = []
+        dropped: list[Dropped] = []
+        for one in found:
+            (passages if isinstance(one, Passage) else dropped).append(one)  # type: ignore[arg-type]
         if may_be_none and not passages:
             return Kept((), tuple(dropped))
         return _kept(passages, dropped, self.rows.key)
 
+    def questions(self, prompts: Sequence[Prompt]) -> dict[str, Question]:
+        """Prompt id -> what is asked, as the data set has it, in the order of the prompts."""
+        return {prompt.id: as_read(self.records[int(prompt.id.rpartition("/")[2])]) for prompt in prompts}
+
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the tokenizer's, and what the chat template closes turns with."""
+        texts = [self.tokenizer.eos_token, *self.renderer.end_texts]
+        found = [self.tokenizer.convert_tokens_to_ids(text) for text in texts if isinstance(text, str)]
+        return tuple(dict.fromkeys(int(one) for one in found))
+
+    def _passages(self, max_answer: Limit) -> Iterator[Passage | Dropped]:
+        control, end = self.renderer.control, end_id(self.tokenizer)
+        texts = [self.renderer.answer(record) if record.answers else "" for record in self.records]
+        answers = encode(control, texts, max_answer.value - 1, special=False)
+        for record, ids, answer in zip(self.records, self.prompt_ids, answers, strict=True):
+            if not record.answers:
+                yield _no_answer(record.id)
+            elif isinstance(ids, TooLong):
+                yield _too_long(record.id, "prompt", ids, self.max_prompt)
+            elif isinstance(answer, TooLong):
+                yield _too_long(record.id, "answer", replace(answer, tokens=answer.tokens + 1), max_answer)
+            else:
+                ended = np.append(answer, np.int32(end))
+                yield Passage(prompt_id=record.id, prompt_ids=ids, answer_ids=ended)
+
+    def _passages_of_chats(self, max_answer: Limit, all_turns: bool) -> Iterator[Passage | Dropped]:
+        unended = shorter = 0
+        for first in range(0, len(self.records), BATCH):
+            batch = slice(first, first + BATCH)
+            given: list[tuple[Record, Given, Ids | TooLong | None]] = []
+            for record, ids in zip(self.records[batch], self.prompt_ids[batch], strict=True):
+                if not record.is_answered:
+                    yield _no_answer(record.id)
+                elif isinstance(ids, TooLong) and not all_turns:
+                    yield _too_long(record.id, "prompt", ids, self.max_prompt)
+                else:
+                    answers = self.renderer.given(record, all_turns=all_turns)
+                    given += [(record, one, None if all_turns else ids) for one in answers]
+            texts = [one.text for _, one, _ in given]
+            most = self.max_prompt.value + max_answer.value
+            for (record, one, prompt), whole in zip(
+                given, encode(self.renderer.control, texts, most, special=False), strict=True
+            ):
+                name = record.id if one.turn is None else f"{record.id}@{one.turn}"
+                prompt = self._prompt_of_turn(record, one) if prompt is None else prompt
+                if isinstance(prompt, TooLong):
+                    yield _too_long(name, "prompt", prompt, self.max_prompt)
+                    continue
+                if isinstance(whole, TooLong):
+                    behind = TooLong(tokens=whole.tokens - len(prompt), at_least=whole.at_least)
+                    yield _too_long(name, "answer", behind, max_answer)
+                    continue
+                length = self._prompt_length(record, one, prompt, whole)
+                answer = (
+                    whole[length:]
+                    if one.ended
+                    else np.append(whole[length:], np.int32(end_id(self.tokenizer)))
+                )
+                unended += not one.ended
+                shorter += length < len(prompt)
+                if len(answer) > max_answer.value:
+                    yield _too_long(name, "answer", TooLong(tokens=len(answer)), max_answer)
+                else:
+                    yield Passage(prompt_id=name, prompt_ids=whole[:length], answer_ids=answer)
+        self._tell_of_ends(unended, shorter)
+
+    def _prompt_of_turn(self, record: Record, given: Given) -> Ids | TooLong:
+        assert given.turn is not None, "every turn of the chat is learned"
+        text = self.renderer.prompt_of_turn(record, given.turn)
+        return encode(self.renderer.control, [text], self.max_prompt.value, special=False)[0]
+
+    def _prompt_length(self, record: Record, given: Given, prompt: Ids, whole: Ids) -> int:
+        """How much of the rendered chat is the prompt: as much as it has in common with the sampling prompt.
+
+        Raises DataError if the template writes earlier turns in another way once an answer follows.
+        """
+        length = _common_length(prompt, whole)
+        if length == len(prompt):
+            return length
+        # What the template opens an answer with may be missing once there is one; what is before may not.
+        text = (
+            self.renderer.prompt(record)
+            if given.turn is None
+            else self.renderer.prompt_of_turn(record, given.turn)
+        )
+        before = self.renderer.control.encode([text.removesuffix(self.renderer.opening_of(text))])[0]
+        if length < _common_length(before, prompt) - 1 or not length:
+            key = f"{self.rows.key}.{'messages' if record.chat is not None else 'path'}"
+            raise DataError(
+                Fault(
+                    key,
+                    ABSENT,
+                    f": the chat template writes the turns before the answer of {record.place} in another way"
+                    " once the answer follows",
+                    "leave the record out, or set data.chat_template to a template that keeps them",
+                )
+            )
+        return length
+
+    def _tell_of_ends(self, unended: int, shorter: int) -> None:
+        end = self.tokenizer.eos_token
+        if unended:
+            self.notes.append(
+                f"{self.rows.key}: the chat template closes an answer with no token of its own; the student"
+                f" learns to end with {end}"
+            )
+        if shorter:
+            self.notes.append(
+                f"{self.rows.key}: {shorter} given answers begin before the end of the prompt that answers"
+                " are sampled to: the template opens an answer with marks that an answer in a chat has not"
+            )
+
 
 def tokenize_rows(
-    rows: Rows, id_prefix: str, settings: PromptSettings, tokenizer: PreTrainedTokenizerBase
+    rows: Rows,
+    id_prefix: str,
+    settings: PromptSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    started: datetime | None = None,
 ) -> TokenizedData:
-    """Put every row into its template and tokenise the prompts. Raises DataError for rows of no use."""
-    records = records_of(rows, id_prefix, settings, tokenizer)
+    """Put every record into its template and tokenise the prompts. Raises DataError for records of no use.
+
+    `started` is the time that chat templates are told; None = now.
+    """
+    renderer = Renderer(tokenizer, settings, started or datetime.now())
+    records = records_of(rows, id_prefix)
+    limit = settings.how.max_prompt_tokens
     # A chat template writes its own marks; the others leave the first token to the tokenizer.
-    chat = settings.template == "chat"
-    ids = tokenize(tokenizer, [record.prompt for record in records], special=not chat)
+    chat = renderer.is_chat
     end = tokenizer.eos_token_id
-    # Some tokenizers also close what they encode: a closed prompt has no answer.
-    ids = [one[:-1] if not chat and len(one) > 1 and one[-1] == end else one for one in ids]
+    ids: list[Ids | TooLong] = []
+    for first in range(0, len(records), BATCH):
+        texts = [renderer.prompt(record) for record in records[first : first + BATCH]]
+        for one in encode(renderer.control, texts, limit + (not chat), special=not chat):
+            if not isinstance(one, TooLong) and not chat:
+                # Some tokenizers also close what they encode: a closed prompt has no answer.
+                one = one[:-1] if len(one) > 1 and one[-1] == end else one
+                one = TooLong(tokens=len(one)) if len(one) > limit else one
+            ids.append(one)
     return TokenizedData(
         rows=rows,
         records=tuple(records),
         prompt_ids=tuple(ids),
+        renderer=renderer,
         tokenizer=tokenizer,
-        max_prompt=Limit(settings.key("max_prompt_tokens"), settings.max_prompt_tokens),
+        max_prompt=Limit(settings.key("max_prompt_tokens"), limit),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A text of too many tokens, in place of their ids."""
+
+    tokens: int
+    at_least: bool = False
+    """Whether only the beginning of the text was counted."""
+
+
+def encode(control: ControlTokens, texts: Sequence[str], most: int, *, special: bool) -> list[Ids | TooLong]:
+    """Token ids of each text that has at most so many; of a far longer one only the beginning is read."""
+    room = most * LONG + LONG
+    long = [len(text) > 2 * room for text in texts]
+    found: list[Ids | TooLong] = []
+    cut = [text[:room] if is_long else text for text, is_long in zip(texts, long, strict=True)]
+    for text, ids, is_long in zip(texts, control.encode(cut, special=special), long, strict=True):
+        if is_long and len(ids) <= most:  # long words, or much white space: the whole text decides
+            (ids,) = control.encode([text], special=special)
+            is_long = False
+        found.append(TooLong(tokens=len(ids), at_least=is_long) if len(ids) > most else ids)
+    return found
+
+
+def _common_length(one: Ids, other: Ids) -> int:
+    """How many ids two texts begin with in common."""
+    size = min(len(one), len(other))
+    differ = np.flatnonzero(one[:size] != other[:size])
+    return int(differ[0]) if len(differ) else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +316,14 @@ class Blocks(Sequence[Passage]):
         return Blocks(self.ids[~held], self.positions[~held]), Blocks(self.ids[held], self.positions[held])
 
 
-def load_blocks(text: TextConfig, tokenizer: PreTrainedTokenizerBase) -> Blocks:
+def load_blocks(text: TextConfig, tokenizer: PreTrainedTokenizerBase, plugins: Sequence[str] = ()) -> Blocks:
     """The plain text: documents joined by the end-of-sequence token and cut into blocks.
 
     The rest that fills no block is left out. Raises DataError if there is not one whole block.
     """
-    end = np.array([eos_id(tokenizer)], np.int32)
+    end = np.array([end_id(tokenizer)], np.int32)
     pieces: list[npt.NDArray[np.int32]] = []
-    for ids in tokenize(tokenizer, documents(text), special=False):
+    for ids in ControlTokens(tokenizer).encode(read_documents(text, plugins)):
         pieces += [ids, end]
     stream = np.concatenate(pieces) if pieces else end[:0]
     size = text.block_tokens
@@ -185,32 +341,12 @@ def load_blocks(text: TextConfig, tokenizer: PreTrainedTokenizerBase) -> Blocks:
     return Blocks(blocks, np.arange(len(blocks)))
 
 
-def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends an answer. Raises DataError if the tokenizer names none."""
-    if tokenizer.eos_token_id is None:
-        raise DataError(
-            Fault(
-                "",
-                ABSENT,
-                f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token, so no answer could"
-                " end",
-                "set eos_token in its tokenizer_config.json",
-            )
-        )
-    return int(str(tokenizer.eos_token_id))
+def _no_answer(id: str) -> Dropped:
+    return Dropped(prompt_id=id, stage="prompts", reason="no_answer", detail="the record has none")
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
-) -> list[npt.NDArray[np.int32]]:
-    """Token ids of each text; `special` lets the tokenizer add its own marks, such as a first token."""
-    if not texts:
-        return []
-    found = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
-    return [np.asarray(ids, np.int32) for ids in found["input_ids"]]
-
-
-def _too_long(id: str, part: str, length: int, limit: Limit) -> Dropped:
+def _too_long(id: str, part: str, found: TooLong, limit: Limit) -> Dropped:
+    length = f"at least {found.tokens}" if found.at_least else str(found.tokens)
     return Dropped(
         prompt_id=id,
         stage="prompts",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...common.config.eval import NEED_ANSWERS, NEED_REFERENCES, EvalConfig, EvalModel
 from ...common.errors import ConfigError, DataError, Fault, InputError, collect_error, merge_errors
+from ..data.record import start_time
 from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts, inspect_model, shared_vocabulary
 from ..preflight import rules
@@ -47,7 +48,7 @@ def check_eval(config: EvalConfig) -> list[Candidate]:
     inspect = _Inspector(found)
     teacher = inspect(config.teacher, "teacher") if config.teacher is not None and any(compares) else NOTHING
     sources = [
-        collect_error(found, read_eval_rows, data, name)
+        collect_error(found, read_eval_rows, data, name, config.plugins)
         for data, name in zip(config.data, config.data_names(), strict=True)
     ]
     read = [source for source in sources if source is not None]
@@ -95,8 +96,9 @@ def _candidate(
     )
     if faults := _model_faults(config, key, facts, teacher):
         found.append(ConfigError(*faults, source=SOURCE))
+    started = start_time(config.output_dir)
     context = min((m.context for m in (facts, teacher) if m and m.context is not None), default=None)
-    tasks = [collect_error(found, task_of, source, config, tokenizer, context) for source in sources]
+    tasks = [collect_error(found, task_of, source, config, tokenizer, context, started) for source in sources]
     read = [task for task in tasks if task is not None]
     if len(read) == len(config.data):
         found += [DataError(fault) for fault in _impossible_metrics(config, read)]
@@ -110,7 +112,9 @@ def _candidate(
         vocabulary=vocabulary,
         compares=compares,
         tasks=tuple(read),
-        marks=tuple(mark_of(config, model, data) for data in config.data),
+        marks=tuple(
+            mark_of(config, model, data, task) for data, task in zip(config.data, read, strict=False)
+        ),
     )
 
 

@@ -84,6 +84,7 @@ class ModelEval:
             teacher_mix=teacher_mix,
             samples=1,
             seed=seed,
+            end_ids=self._task.end_ids,
         )
 
     def _answer(self) -> None:

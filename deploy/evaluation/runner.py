@@ -17,6 +17,7 @@ from rich.text import Text
 from ...common.config.eval import METRICS, EvalConfig
 from ...common.logs import driver_logs, person_sees
 from ..cli.progress import Progress, summary_of
+from ..data.record import FILE, keep_record, start_time
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
 from ..runtime.workers import EvalWorkerGroup, start_eval_workers
@@ -62,6 +63,8 @@ def evaluate(
             for one in candidates
             for task, mark in zip(one.tasks, one.marks, strict=True)
         }
+        if not (folder.path / FILE).exists():
+            keep_record(folder.path, start_time(folder.path), {})
         results = ResultStore(folder, marks, _wanted(config))
         _measure_all(config, folder, candidates, results, progress)
     parts = results.parts()

@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,11 @@ from ...common.config.eval import EvalConfig, EvalData
 from ...common.config.run import ModelConfig
 from ...common.errors import ConfigError, Fault
 from ...common.process import write_atomically
+from ..data.record import fingerprint
 from .rows import Part, Row, rows_of
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 FREE = ("models", "data", "cluster", "output_dir", "metrics")
 """Settings that may change between two calls on one folder; parts know what they were measured with."""
@@ -169,10 +173,12 @@ SCHEMA = pa.schema(
 """Columns of results.parquet: the keys of a row."""
 
 
-def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData) -> str:
-    """Changes with model, teacher and data: with their settings, and with the files that they name."""
-    named = [model, data, *([config.teacher] if config.teacher else [])]
-    facts = [(_files(one.path), one.model_dump(mode="json", exclude={"name"})) for one in named]
+def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData, task: Task) -> str:
+    """Changes with model and teacher, with their settings and files, and with the tokens of the data."""
+    named = [model, *([config.teacher] if config.teacher else [])]
+    facts: list[Any] = [(_files(one.path), one.model_dump(mode="json", exclude={"name"})) for one in named]
+    read = zlib.crc32(fingerprint(task.given).tobytes(), zlib.crc32(fingerprint(task.prompts).tobytes()))
+    facts.append((read, data.model_dump(mode="json", exclude={"name"})))
     return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ...actors.scorer import num_inputs
 from ...common.config.eval import EvalConfig, EvalData
 from ...common.errors import DataError
 from ...common.types import Dropped, Ids, Passage, Prompt
+from ..data.control_tokens import ControlTokens
 from ..data.readers import Rows, read_rows
-from ..data.tokenize import Limit, TokenizedData, tokenize, tokenize_rows
+from ..data.tokenize import Limit, TokenizedData, tokenize_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +41,8 @@ class Task:
     choices: tuple[Choices, ...]
     """One for each set of label words; empty unless this is a classification task."""
     rule: str | None
+    end_ids: tuple[int, ...]
+    """Tokens that end an answer, beside those of the model's generation config."""
     dropped: tuple[Dropped, ...]
 
     @property
@@ -69,13 +71,13 @@ class EvalRows:
 
     def label_words(self) -> list[object] | None:
         """What each row has to choose from; None unless this is a classification task."""
-        column = self.data.choices
-        return None if column not in self.rows.table.column_names else self.rows.table[column][:]
+        columns = self.rows.table.columns
+        return list(columns[self.data.choices]) if self.data.choices in columns else None
 
 
-def read_eval_rows(data: EvalData, name: str) -> EvalRows:
+def read_eval_rows(data: EvalData, name: str, plugins: Sequence[str] = ()) -> EvalRows:
     """Read a data set. Raises DataError for what cannot be used."""
-    return EvalRows(name=name, rows=read_rows(data, f"data[{name}]"), data=data)
+    return EvalRows(name=name, rows=read_rows(data, f"data[{name}]", plugins), data=data)
 
 
 def task_of(
@@ -83,12 +85,15 @@ def task_of(
     config: EvalConfig,
     tokenizer: PreTrainedTokenizerBase,
     context: int | None = None,
+    started: datetime | None = None,
 ) -> Task:
     """A data set for one model; `context` is the most tokens that it can read.
 
+    `started` is the time that chat templates are told.
+
     Prompts are tokenised once. Raises DataError for what cannot be used.
     """
-    tokenized = tokenize_rows(source.rows, source.name, config.prompts, tokenizer)
+    tokenized = tokenize_rows(source.rows, source.name, config.prompts, tokenizer, started)
     prompts = tokenized.prompts()
     choices = _choices(source, {prompt.id: prompt for prompt in prompts}, tokenizer)
     given: list[Passage] = []
@@ -102,6 +107,7 @@ def task_of(
         given=tuple(given),
         choices=choices,
         rule=source.data.extract,
+        end_ids=tokenized.end_ids(),
         dropped=tuple(dropped),
     )
 
@@ -143,7 +149,7 @@ def _choices(
             raise DataError(
                 source.rows.fault(
                     "choices",
-                    f"row {number} of {source.data.path} has the answer {prompt.references[:1]}, which is"
+                    f"{source.rows.place(number)} has the answer {prompt.references[:1]}, which is"
                     f" none of its label words {labels}",
                     "mend the row",
                 )
@@ -151,7 +157,7 @@ def _choices(
         groups.setdefault(tuple(labels), []).append((prompt, labels.index(prompt.references[0])))
     return tuple(
         Choices(
-            labels=tuple(np.asarray(ids, np.int32) for ids in tokenize(tokenizer, words, special=False)),
+            labels=tuple(ControlTokens(tokenizer).encode(words)),
             prompts=tuple(prompt for prompt, _ in members),
             right=tuple(right for _, right in members),
         )
@@ -165,7 +171,7 @@ def _labels(words: object, number: int, source: EvalRows) -> list[str]:
         raise DataError(
             source.rows.fault(
                 "choices",
-                f"row {number} of {source.data.path} holds {words!r}",
+                f"{source.rows.place(number)} holds {words!r}",
                 "give a list of at least two label words",
             )
         )

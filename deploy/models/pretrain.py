@@ -18,8 +18,8 @@ from ...common.config.data import TextConfig
 from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import ABSENT, ConfigError, Fault
 from ..config.loader import Values, merge_defaults, read_settings, validated
-from ..data.readers import documents
-from ..data.tokenize import eos_id
+from ..data.readers import read_documents
+from ..data.rendering import end_id
 from ..preflight.rules import CPU_HEAD_DIMS
 from ..training.driver import Result
 from ..training.launch import start_run
@@ -146,10 +146,10 @@ def pretrain(
     """
     config = plan(files, output_dir, steps, overrides, shape)
     RunDir(config.output_dir).refuse_to_overwrite()
-    texts = [text for file in files for text in documents(TextConfig(path=str(file.expanduser())))]
+    texts = [text for file in files for text in read_documents(TextConfig(path=str(file.expanduser())))]
     known = load_tokenizer(ModelConfig(path=str(tokenizer)), "--tokenizer") if tokenizer else None
     words = known or train_tokenizer(texts, shape.vocabulary)
-    eos_id(words)
+    end_id(words)
     if len(files) > 1:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         with (config.output_dir / "text.jsonl").open("w", encoding="utf-8") as rows:

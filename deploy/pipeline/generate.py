@@ -12,23 +12,26 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 
-from ...actors.answer_files import ANSWERS, PARTS, Joined, answered, join
+from ...actors.answer_files import ANSWERS, Joined, answered, join
+from ...common.config.data import PromptSection
 from ...common.config.generate import Author, GenerateConfig
-from ...common.errors import ABSENT, ConfigError, DataError, Fault, InputError, collect_error, merge_errors
+from ...common.errors import ConfigError, DataError, Fault, InputError, collect_error, merge_errors
 from ...common.logs import EventLog, driver_logs, person_sees
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
 from ..cli.progress import Progress, clock, summary_of
 from ..config.loader import CONFIG_FILE, Values, as_yaml, read_settings, validated_as
 from ..config.presets import generation_of
 from ..data.load import ID_PREFIX
-from ..data.readers import Questions, read_rows
-from ..data.tokenize import Kept, Limit, tokenize_rows
+from ..data.readers import read_rows
+from ..data.record import keep_record, refuse_other_data, start_time
+from ..data.tokenize import Kept, Limit, TokenizedData, tokenize_rows
 from ..models.inspect import inspect_model
 from ..preflight import rules
 from ..runtime.cluster import cluster
@@ -43,13 +46,16 @@ log = EventLog(__name__)
 KIND = "generate"
 """`do` in the config.yaml of a generation, which tells it from a run."""
 SAMPLING = (
-    *("model", "data.train", "data.template", "data.system_prompt", "data.max_prompt_tokens", "seed"),
+    *("model", "data.train", *(f"data.{name}" for name in PromptSection.model_fields), "seed"),
     *(
         f"rollout.{name}"
         for name in ("num_generations", "max_new_tokens", "temperature", "top_p", "top_k", "dtype")
     ),
 )
 """Settings that decide what is answered and how; all answers of a folder have the same."""
+
+
+OTHER_FOLDER = "write into another folder (--output-dir), or bring the old data back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,9 @@ class GeneratePlan:
     """A generation that can start: its model and data as they were read."""
 
     prompts: Kept[Prompt]
-    questions: Questions
+    data: TokenizedData
+    started: datetime
+    """The time that chat templates were told."""
     tokenizer: PreTrainedTokenizerBase
     vocabulary: int
 
@@ -123,10 +131,11 @@ def check_generation(config: GenerateConfig) -> GeneratePlan:
         faults += rules.room_faults(config.by, facts, max_prompt, max_answer)
         faults += rules.head_faults(config.by, facts, config.cluster)
         faults += rules.cache_faults("rollout", config.rollout, [facts], config.max_tokens)
-    rows = collect_error(found, read_rows, config.data.train, "data.train")
+    rows = collect_error(found, read_rows, config.data.train, "data.train", config.plugins)
     data = prompts = None
+    prefix, started = ID_PREFIX["train"], start_time(config.output_dir)
     if rows is not None and tokenizer is not None:
-        data = collect_error(found, tokenize_rows, rows, ID_PREFIX["train"], config.prompts, tokenizer)
+        data = collect_error(found, tokenize_rows, rows, prefix, config.prompts, tokenizer, started)
         prompts = collect_error(found, data.prompts) if data is not None else None
     if faults:
         found.insert(0, ConfigError(*faults, source="this generation"))
@@ -134,11 +143,12 @@ def check_generation(config: GenerateConfig) -> GeneratePlan:
         raise merge_errors(found, "this generation")
     assert facts is not None, "no fault, so there is a model"
     assert tokenizer is not None, "no fault, so there is a tokenizer"
-    assert rows is not None, "no fault, so there are rows"
+    assert data is not None, "no fault, so there is data"
     assert prompts is not None, "no fault, so there are prompts"
     return GeneratePlan(
         prompts=prompts,
-        questions=Questions(rows),
+        data=data,
+        started=started,
         tokenizer=tokenizer,
         vocabulary=min(facts.vocabulary, len(tokenizer)),
     )
@@ -155,7 +165,8 @@ def generate(
     began, folder = time.monotonic(), config.output_dir
     refuse_other_settings(config)
     plan = plan or check_generation(config)
-    _mark(folder, plan.prompts)
+    refuse_other_data(folder, {"data.train": plan.prompts}, OTHER_FOLDER)
+    keep_record(folder, plan.started, {"data.train": plan.prompts})
     _save(config)
     with Progress(console or Console()) as progress:
         _tell(progress, plan.prompts.dropped)
@@ -228,28 +239,6 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-def _mark(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Remember which questions these are: parts are numbered by them. Raises DataError if they changed."""
-    digest = 0
-    for prompt in prompts:
-        digest = zlib.crc32(prompt.token_ids.tobytes(), zlib.crc32(prompt.id.encode(), digest))
-    mark = {"questions": len(prompts), "crc32": digest}
-    file = folder / PARTS / "questions.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(mark) + "\n", encoding="utf-8")
-    elif json.loads(file.read_text(encoding="utf-8")) != mark:
-        raise DataError(
-            Fault(
-                "data.train",
-                ABSENT,
-                f"has other questions than those that the answers in {folder} were begun with",
-                "write into another folder (--output-dir), or bring the old data back",
-                also=("output_dir",),
-            )
-        )
-
-
 def _draw(
     config: GenerateConfig, plan: GeneratePlan, left: list[range], done: int, progress: Progress
 ) -> None:
@@ -263,6 +252,7 @@ def _draw(
         top_k=rollout.top_k,
         samples=rollout.num_generations,
         seed=zlib.crc32(f"{config.seed}/generate".encode()),
+        end_ids=plan.data.end_ids(),
     )
     with cluster(config.cluster) as dashboard:
         if dashboard:
@@ -277,7 +267,7 @@ def _draw(
         ) as workers:
             samples = rollout.num_generations
             counter = _AnswerProgress(progress, done * samples, len(plan.prompts) * samples)
-            workers.write_parts(config.output_dir, left, plan.prompts, plan.questions.of, spec, counter)
+            workers.write_parts(config.output_dir, left, plan.prompts, plan.data.questions, spec, counter)
             for name in workers.lost:
                 log.warning("%s died; the others took over its work", name)
 

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from ...actors.answer_files import ANSWERS
+from ...common.config.data import PromptSection
 from ...common.config.eval import EvalConfig, EvalModel
 from ...common.config.generate import GenerateConfig
 from ...common.config.run import EngineConfig, ModelConfig, RunConfig
@@ -150,8 +151,8 @@ def _read_eval(low: Values, own: Values, options: Values, faults: list[Fault]) -
     engine = {
         key: rollout[key] for key in EngineConfig.model_fields if key in rollout and key not in SAMPLING
     }
-    taken = {key: low[key] for key in ("teacher", "teacher_server", "cluster") if key in low}
-    taken |= {key: data[key] for key in ("template", "system_prompt", "max_prompt_tokens") if key in data}
+    taken = {key: low[key] for key in ("teacher", "teacher_server", "cluster", "plugins") if key in low}
+    taken |= {key: data[key] for key in PromptSection.model_fields if key in data}
     settings = merge_defaults(taken | {"engine": engine}, own)
     folder = Path(str(own["output_dir"])).parent
     for entry in settings.get("models") or []:  # in tables: sft/best, not where the chain lies

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -75,8 +75,8 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
         vocabulary = collect_error(found, shared_vocabulary, student, teacher, tokenizer, teacher_tokenizer)
     faults = config.faults()
     faults += rules.resource_faults(config.cluster, bundles(config, os.cpu_count() or 1))
-    faults += _model_faults(config, student, teacher, vocabulary)
     data = load_run_data(config, tokenizer, found, later) if tokenizer is not None else RunData()
+    faults += _model_faults(config, student, teacher, vocabulary, data.answer_format.end_ids)
     found += rules.metric_errors(config.validation.metric, data.validation, config.teacher is not None)
     if faults:
         found.insert(0, ConfigError(*faults))
@@ -89,7 +89,11 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
 
 
 def _model_faults(
-    config: RunConfig, student: ModelFacts | None, teacher: ModelFacts | None, vocabulary: int | None
+    config: RunConfig,
+    student: ModelFacts | None,
+    teacher: ModelFacts | None,
+    vocabulary: int | None,
+    ends: Sequence[int],
 ) -> list[Fault]:
     """Whether the models can read what they will be given, and the engines hold them."""
     found: list[Fault] = []
@@ -112,7 +116,7 @@ def _model_faults(
         held = memory.in_engine(config, student, teacher)
         found += rules.cache_faults("rollout", config.rollout, held, config.max_tokens)
     if vocabulary is not None:
-        found += rules.end_faults("student", config.student.path, vocabulary, max_answer)
+        found += rules.end_faults("student", config.student.path, vocabulary, max_answer, ends)
     return found
 
 
@@ -138,7 +142,6 @@ def _plan(
     )
     notes = [
         *rules.preset_notes(config),
-        *rules.end_notes(config.student.path, tokenizer),
         *rules.data_notes(config, data),
         *_memory_notes(config, plan),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import ray
 
@@ -18,9 +17,6 @@ from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts
 from ..runtime.placement import Bundle
 from .memory import cache_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM 0.32 takes on CPUs."""
@@ -97,9 +93,11 @@ def cache_faults(
     ]
 
 
-def end_faults(name: str, path: str, vocabulary: int, max_answer: Limit) -> list[Fault]:
-    """Whether an answer of the model `name` can end before its limit."""
-    ends = end_of_sequence_ids(path)
+def end_faults(
+    name: str, path: str, vocabulary: int, max_answer: Limit, known: Sequence[int] = ()
+) -> list[Fault]:
+    """Whether an answer of the model `name` can end before its limit; `known` ids end one by the data."""
+    ends = sorted({*end_of_sequence_ids(path), *known})
     if any(end < vocabulary for end in ends):
         return []
     named = f"only {ends}, which are outside the {vocabulary} words" if ends else "no end-of-sequence token"
@@ -110,17 +108,6 @@ def end_faults(name: str, path: str, vocabulary: int, max_answer: Limit) -> list
             f"names {named}, so every answer would run to {max_answer.key}",
             "set eos_token_id in its generation_config.json",
         )
-    ]
-
-
-def end_notes(path: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Whether given answers end as sampled ones do."""
-    ends, given = end_of_sequence_ids(path), tokenizer.eos_token_id
-    if not ends or given is None or given in ends:
-        return []
-    return [
-        f"given answers end with token {given} (the tokenizer's), sampled ones with {ends} (the generation"
-        " config's): what is learned from the first does not end the second"
     ]
 
 
@@ -152,7 +139,7 @@ def preset_notes(config: RunConfig) -> list[str]:
 
 def data_notes(config: RunConfig, data: RunData) -> list[str]:
     """What is not used, is dropped, or comes twice."""
-    notes = []
+    notes = list(data.notes)
     for name, drops in data.dropped.items():
         if drops:
             reasons = ", ".join(sorted({drop.reason for drop in drops}))

@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ...common.config.run import RunConfig
 from ...common.errors import ClusterError, MinillmError, WorkerDied
 from ...common.process import ProcessFacts, peak_resident
-from ...common.types import AnswerMeasure, StepReport, WeightVersion
+from ...common.types import AnswerFormat, AnswerMeasure, StepReport, WeightVersion
 from ...common.weights import WeightManifest
 from ...learner.sharding import Item, shard_batch, shard_step
 from ...learner.worker import LearnerActor
@@ -106,9 +106,9 @@ class LearnerGroup:
         self._steps = self._all("restore", lambda rank: (str(folder.absolute()),))[0]
         return self._steps
 
-    def export(self, folder: Path) -> None:
-        """The student as a plain Hugging Face folder."""
-        self._all("export", lambda rank: (str(folder.absolute()),))
+    def export(self, folder: Path, answers: AnswerFormat) -> None:
+        """The student as a plain Hugging Face folder, which ends its answers as `answers` says."""
+        self._all("export", lambda rank: (str(folder.absolute()), answers))
 
     def load_weights(self, folder: Path) -> None:
         """Load the weights of an exported student, to measure or publish them."""

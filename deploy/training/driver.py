@@ -305,6 +305,7 @@ class Driver:
             teacher_mix=rollout.teacher_mix,
             samples=rollout.num_generations,
             seed=seed_of(self._config.seed, "set", number),
+            end_ids=self._streams.answer_format.end_ids,
             ignore_eos=rollout.ignore_eos,
             states=self._workers.states,
         )

@@ -14,6 +14,7 @@ from ...common.logs import EventLog, driver_logs, person_sees
 from ...common.process import ProcessFacts
 from ..cli.progress import Progress, summary_of
 from ..config.loader import load_run, save_resolved
+from ..data.record import keep_record, refuse_other_data
 from ..data.streams import DataStreams
 from ..preflight.check import Plan, check_run
 from ..reporting.plots import plot_run
@@ -57,6 +58,9 @@ def continue_run(
     plan = plan or check_run(config)
     folder = RunDir(config.output_dir)
     state = folder.newest_state()
+    if state is not None:
+        fix = "bring the old data back, or start a new run in another output_dir"
+        refuse_other_data(folder.path, plan.data.sets(), fix)
     if state is None:
         console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
     drop_after(folder.path, state.step if state else -1)
@@ -83,6 +87,8 @@ def _run(
             if dashboard:
                 progress.say(f"Ray dashboard: {dashboard}")
             save_resolved(config, folder.path)
+            if state is None:
+                keep_record(folder.path, plan.data.started, plan.data.sets())
             progress.phase("starting actors")
             metrics_log = MetricsLog(
                 folder.path, make_sinks(config.metrics_sinks, _context(config, folder, state), config.plugins)

@@ -59,6 +59,7 @@ class Validator:
             teacher_mix=teacher_mix,
             samples=num_generations,
             seed=seed_of(config.seed, "measure", seed),
+            end_ids=self._streams.answer_format.end_ids,
         )
         counter = AnswerCounter(self._progress, len(prompts) * num_generations, self._metrics_log.dropped)
         chunks = self._workers.generate(prompts, spec, counter)
@@ -110,12 +111,12 @@ class Validator:
 
     def save_best(self, values: dict[str, float]) -> None:
         """Export the student as it is as the best."""
-        self._workers.learner.export(self._folder.best)
+        self._workers.learner.export(self._folder.best, self._streams.answer_format)
         write_card(self._folder.best, self._config, self._state.step, values)
 
     def save_last(self) -> None:
         """Export the student as it is as the last; it is the best too where none was chosen."""
-        self._workers.learner.export(self._folder.last)
+        self._workers.learner.export(self._folder.last, self._streams.answer_format)
         write_card(self._folder.last, self._config, self._state.step, self.values)
         if self._state.best_value is None:
             self.save_best(self.values)

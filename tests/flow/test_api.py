@@ -58,6 +58,7 @@ def losses(folder: Path) -> list[float]:
     return [row["learner/loss"] for row in read_metrics(folder) if "learner/loss" in row]
 
 
+@pytest.mark.slow
 def test_a_run_that_a_callback_stopped_goes_on_from_its_folder_alone_as_if_it_had_never_stopped(
     ray_cluster, tiny_pair, tmp_path, capfd
 ):

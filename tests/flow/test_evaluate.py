@@ -209,6 +209,7 @@ def test_two_models_are_tested_on_the_same_prompts(found):
     assert row["n"] == 6
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alone(
     found, data, tmp_path, monkeypatch
 ):
@@ -240,7 +241,7 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
     assert of(rows, other)[key][0] != pytest.approx(after[key][0], rel=1e-3)
 
 
-def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, data, monkeypatch):
+def test_what_is_there_is_not_measured_again_unless_the_data_says_something_else(found, data, monkeypatch):
     def must_not_start(*_: Any, **__: Any) -> Callable:
         raise AssertionError("an actor was started")
 
@@ -251,6 +252,9 @@ def test_what_is_there_is_not_measured_again_unless_its_files_are_others(found, 
     assert fewer.rows == again.rows  # nothing is taken away
     alone = evaluate(settings(found.models[:1], data[:1], found.folder))
     assert {row["model"] for row in alone.rows} == set(map(str, found.models))  # results add up
-    data[0].touch()  # may hold other questions now
+    before = data[0].read_text()
+    data[0].touch()
+    assert evaluate(settings(found.models, data, found.folder)).rows
+    data[0].write_text(before.replace("say", "tell"))
     with pytest.raises(AssertionError, match="an actor was started"):
         evaluate(settings(found.models, data, found.folder))

@@ -121,6 +121,7 @@ def test_the_folder_holds_what_a_person_looks_for(finished):
         assert (finished.folder / name).exists(), name
 
 
+@pytest.mark.slow
 def test_a_divergence_is_learned_on_half_sampled_and_half_given_answers_until_its_tokens_are_spent(
     ray_cluster, tiny_pair, questions, tmp_path
 ):

@@ -13,7 +13,7 @@ import torch
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.common.errors import NonFiniteLoss
 from minillm_ray.common.heads import Head
-from minillm_ray.common.types import AnswerMeasure, Passage, WeightVersion
+from minillm_ray.common.types import AnswerFormat, AnswerMeasure, Passage, WeightVersion
 from minillm_ray.learner import checkpoint
 from minillm_ray.learner.batching import batch_of
 from minillm_ray.learner.deepspeed_engine import DeepSpeedEngine, join
@@ -220,7 +220,7 @@ def exported_and_adopted(
     items = learner.items()
     learner.step(*items)
     weights = [learner.weights()]
-    checkpoint.export_student(learner.engine, folder, config.student, rank=rank)
+    checkpoint.export_student(learner.engine, folder, config.student, AnswerFormat(), rank=rank)
     losses = [learner.step(*items)["learner/loss"] for _ in range(2)]
     weights.append(learner.weights())
     checkpoint.load_weights(learner.engine, folder, rank=rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ COMMANDS = (
     "compare",
     "resume",
     "check",
+    "data",
     "settings",
     "pretrain-tiny",
     "fetch-model",
@@ -122,6 +124,47 @@ def test_check_says_what_runs_where_in_a_hundred_columns(minillm, run_file):
     for word in ("2 x learner", "1 x rollout", "1 x teacher", "KV cache", "optimiser", "object store"):
         assert word in out
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_data_shows_what_a_run_reads_and_how_long_it_is(minillm, run_file):
+    code, out, _ = minillm("data", run_file, "--head", "2")
+    assert code == 0
+    for part in (
+        "train/0",
+        "Q: say red red",
+        "A:",
+        "not trained",
+        "reference: red",
+        "40 used, 0 dropped",
+        "median",
+    ):
+        assert part in out
+    assert "train/2" not in out
+    code, out, _ = minillm("data", run_file, "data.max_prompt_tokens=18")
+    assert "dropped, prompt_too_long: 25, such as train/" in out
+    assert "tokens > data.max_prompt_tokens = 18" in out
+
+
+def test_data_as_json_is_one_record_a_line_and_nothing_else(minillm, run_file):
+    code, out, _ = minillm("data", run_file, "--json", "objective.kind=sft", "rollout.teacher_mix=0")
+    assert code == 0
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["id"] for record in records] == [f"train/{n}" for n in range(40)]
+    keys = ["id", "prompt", "answer", "prompt_ids", "answer_ids", "references"]
+    assert all(list(record) == keys for record in records)
+    first = records[0]
+    assert first["prompt"] == "Q: say red red\nA:"
+    assert first["answer"] == " red<eos>"
+    assert len(first["answer_ids"]) == 5
+    assert first["references"] == ["red"]
+    _, out, _ = minillm("data", run_file, "--json", "--head", "1")
+    assert len(out.splitlines()) == 1
+
+
+def test_data_that_a_run_does_not_have_is_said(minillm, run_file):
+    code, _, err = minillm("data", run_file, "--split", "test")
+    assert code == 2
+    assert "data.test is missing; set data.test.path, or show another: train" in err
 
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(minillm, tmp_path):

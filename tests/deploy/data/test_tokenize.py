@@ -170,10 +170,26 @@ def test_an_answer_that_is_too_long_with_its_end_token_is_dropped(tmp_path, toke
             r"\.instruction = instruction: .* has no such column; it has question",
         ),
         (ROWS, {"train": {"output": "outputs"}}, r"data\.train\.output = outputs: .*did you mean output\?"),
-        ([{"instruction": " "}], {}, r"data\.train\.instruction = instruction: row 0 .* holds ' '"),
-        ([{"instruction": "a", "output": 5}], {}, r"data\.train\.output = output: row 0 .* holds 5"),
-        ([{"chat": []}], {"template": "chat", "train": {"messages": "chat"}}, r"train/0 has no user turn"),
-        ([{"chat": "a"}], {"template": "chat", "train": {"messages": "chat"}}, r"train/0 is not a list of"),
+        (
+            [{"instruction": " "}],
+            {},
+            r"data\.train\.instruction = instruction: line 1 of data.jsonl holds ' '",
+        ),
+        (
+            [{"instruction": "a", "output": 5}],
+            {},
+            r"data\.train\.output = output: line 1 of data.jsonl holds 5",
+        ),
+        (
+            [{"chat": []}],
+            {"template": "chat", "train": {"messages": "chat"}},
+            r"line 1 of data.jsonl has no user turn",
+        ),
+        (
+            [{"chat": "a"}],
+            {"template": "chat", "train": {"messages": "chat"}},
+            r"line 1 of data.jsonl has the chat as text that is no JSON",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_used_is_named_with_the_way_out(tmp_path, tokenizer, rows, data, says):

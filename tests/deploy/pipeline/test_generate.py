@@ -9,8 +9,8 @@ import pytest
 from minillm_ray.common.config.data import PromptData
 from minillm_ray.common.config.generate import GenerateConfig
 from minillm_ray.common.errors import ConfigError, DataError, ModelError
-from minillm_ray.common.types import Prompt
-from minillm_ray.deploy.data.readers import Questions, read_rows
+from minillm_ray.deploy.data.readers import read_rows
+from minillm_ray.deploy.data.templates import as_read, records_of
 from minillm_ray.deploy.pipeline.generate import (
     check_generation,
     find_existing,
@@ -123,7 +123,7 @@ def test_answers_begun_with_other_settings_are_not_gone_on_with(files, tmp_path,
     other.write_text((files / "questions.jsonl").read_text().replace("say", "sing"))
     (files / "questions.jsonl").replace(files / "kept.jsonl")
     other.replace(files / "questions.jsonl")
-    with pytest.raises(DataError, match="has other questions than those that the answers"):
+    with pytest.raises(DataError, match=r"data\.train differs from what the work in .* first in train/0"):
         generate(asked(files, tmp_path))
     (files / "kept.jsonl").replace(files / "questions.jsonl")
 
@@ -151,18 +151,18 @@ def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
 
 def test_questions_are_stated_as_in_their_source(tmp_path):
     asks, answers = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "?"}
+    tools = [{"type": "function", "function": {"name": "sum"}}]
     rows = [
-        {"ask": "add", "context": "1 2", "chat": [asks]},
+        {"ask": "add", "context": "1 2", "chat": [asks], "tools": tools},
         {"ask": "say", "context": None, "chat": [asks, answers]},
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ids = [Prompt(id=f"train/{n}", token_ids=None) for n in (1, 0)]  # type: ignore[arg-type]
     source = PromptData(path=str(path), instruction="ask", input="context")
-    columns = Questions(read_rows(source, "data.train")).of(ids)
-    assert columns == {
-        "train/1": {"instruction": "say", "input": ""},
-        "train/0": {"instruction": "add", "input": "1 2"},
-    }
-    chats = Questions(read_rows(PromptData(path=str(path), messages="chat"), "data.train")).of(ids)
-    assert [len(row["messages"]) for row in chats.values()] == [1, 1]
+    columns = [as_read(record) for record in records_of(read_rows(source, "data.train"), "train")]
+    assert columns == [{"instruction": "add", "input": "1 2"}, {"instruction": "say", "input": ""}]
+    chats = records_of(read_rows(PromptData(path=str(path), messages="chat"), "data.train"), "train")
+    assert [as_read(record) for record in chats] == [
+        {"messages": [asks], "tools": tools},
+        {"messages": [asks]},
+    ]

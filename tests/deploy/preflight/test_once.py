@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
 import transformers
 from minillm_ray.common.config.run import RunConfig
 from minillm_ray.deploy.config.loader import load_eval
+from minillm_ray.deploy.data.files import json_files
 from minillm_ray.deploy.evaluation import runner as evaluation
 from minillm_ray.deploy.evaluation.rows import Part
 from minillm_ray.deploy.models.inspect import PROBE
@@ -34,13 +34,13 @@ class Counts:
         self.tokenizers: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
         self.texts: Counter[str] = Counter()
-        load, tokenize = datasets.load_dataset, PreTrainedTokenizerBase.__call__
+        opened, tokenize = json_files.open_bytes, PreTrainedTokenizerBase.__call__
         inspect = transformers.AutoModelForCausalLM.from_config
         read = transformers.AutoTokenizer.from_pretrained
 
-        def load_dataset(*given: Any, **named: Any) -> Any:
-            self.files[Path(named["data_files"]).stem] += 1
-            return load(*given, **named)
+        def open_bytes(path: Path) -> Any:
+            self.files[path.stem] += 1
+            return opened(path)
 
         def call(tokenizer: Any, text: Any, *given: Any, **named: Any) -> Any:
             self.texts.update([text] if isinstance(text, str) else text)
@@ -54,7 +54,7 @@ class Counts:
             self.tokenizers[Path(path).name] += 1
             return read(path, *given, **named)
 
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(json_files, "open_bytes", open_bytes)
         monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", call)
         monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", from_config)
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import ray
 from minillm_ray.common.errors import DataError, NonFiniteLoss, WorkerDied
-from minillm_ray.common.types import Rollout, Scored, WeightVersion
+from minillm_ray.common.types import AnswerFormat, Rollout, Scored, WeightVersion
 from minillm_ray.common.weights import WeightManifest, checksum
 from minillm_ray.deploy.runtime.learner_group import LearnerGroup
 from minillm_ray.learner.worker import LearnerActor
 from minillm_ray.tests.learner.scenes import VOCABULARY, Scene, items_of, model_of, run_config
 from minillm_ray.tests.learner.worlds import World, measured, train
+from transformers import AutoTokenizer, GenerationConfig
 
 pytestmark = pytest.mark.ray
 RANKS = 2
@@ -153,7 +154,7 @@ def test_the_group_learns_exactly_as_its_ranks_do(
 def test_an_export_and_its_adoption_pass_through_the_group(
     group: LearnerGroup, scene: Scene, tmp_path: Path
 ) -> None:
-    group.export(tmp_path / "student")
+    group.export(tmp_path / "student", AnswerFormat(end_ids=(1, 5), chat_template="{{ messages }}"))
     before = arrays_of(group.publish(WeightVersion(2)))
     group.step(items(scene.samples), fresh=True, first_epoch=True)
     group.load_weights(tmp_path / "student")
@@ -162,6 +163,8 @@ def test_an_export_and_its_adoption_pass_through_the_group(
     for name, array in after.items():
         assert np.array_equal(array, before[name])
         assert np.array_equal(array, opened[name].detach().numpy())
+    assert GenerationConfig.from_pretrained(tmp_path / "student").eos_token_id == [1, 5]
+    assert AutoTokenizer.from_pretrained(tmp_path / "student").chat_template == "{{ messages }}"
 
 
 def test_an_error_of_all_ranks_reaches_the_driver_as_it_is_and_the_group_lives_on(
