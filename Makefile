@@ -11,7 +11,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help:
 	@echo 'minillm-ray: on-policy distillation of language models on Ray (the MiniLLM method)'
 	@echo
-	@echo '  make demo          set up, then run the whole job on a small example (about 10 minutes; KEEP=1 leaves Ray up)'
+	@echo '  make demo          set up, then run the whole job on a small example (5 to 12 minutes; KEEP=1 leaves Ray up)'
 	@echo '  make test          set up, then lint, types and the tests, with real engines (at most 15 minutes)'
 	@echo '  make test-fast     only the tests without Ray and vLLM (under 2 minutes)'
 	@echo '  make test-slow     what make test leaves out: jobs, faults, chains, all families, the documents (30 minutes)'
@@ -32,7 +32,7 @@ demo:
 	@echo 'This is the whole job in small: a teacher and a student that answer short instructions, distilled on a local'
 	@echo 'Ray cluster and compared with the same number of steps of plain fine-tuning.'
 	@echo '  first time only: about 1 GB to download and 2 to 4 minutes to install, in this folder alone (.venv)'
-	@echo '  then: up to 10 minutes on two cores, with a live line and the address of the dashboard'
+	@echo '  then: 5 to 12 minutes on two cores, with a live line and the address of the dashboard'
 	@echo '  at the end: a table, sample answers, and plots, metrics and models in runs/demo'
 	@echo
 	@bash .ci/setup.sh

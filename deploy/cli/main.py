@@ -325,7 +325,7 @@ def demo(
         bool, typer.Option(help="Leave Ray and its dashboard up afterwards.", envvar="KEEP")
     ] = False,
 ) -> None:
-    """Run the whole job in under ten minutes on two cores, with a control, and show what came of it."""
+    """Run the whole job in 5 to 12 minutes on two cores, with a control, and show what came of it."""
     from ..demo.run import run_demo
 
     run_demo(output_dir, keep, console)

@@ -41,7 +41,7 @@ WHAT = """[bold]minillm demo[/]: distil a small teacher into a smaller student o
   3. control: the same number of steps of plain fine-tuning from the same start
   4. measure both on the held-out prompts, three seeds
 
-It takes under ten minutes on two cores. What it makes is in [bold]{out}[/].
+It takes 5 to 12 minutes on two cores. What it makes is in [bold]{out}[/].
 """
 
 
