@@ -35,11 +35,11 @@ class Table:
     """All columns, of any record, also those that are not kept."""
     columns: Mapping[str, Sequence[Any]]
     """Of those that were asked for; None where a record lacks one."""
-    places: Sequence[str]
+    locations: Sequence[str]
     """Where each record stands, such as "line 7 of prompts.jsonl"."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def column(self, name: str | None, key: str, path: str, may_lack: str | None = None) -> Sequence[Any]:
         """One column; None for each record if there is none. `key` is the setting that names it.
@@ -80,7 +80,7 @@ class Rows:
 
     def place(self, number: int) -> str:
         """Where record `number` (from 0) stands."""
-        return self.table.places[number]
+        return self.table.locations[number]
 
     def fault(self, setting: str, reason: str, fix: str) -> Fault:
         """What is wrong with the column that `setting` names."""
@@ -132,7 +132,7 @@ def read_documents(text: TextConfig, plugins: Sequence[str] = ()) -> list[str]:
     found = table.column(column, key, text.path)
     for number, document in enumerate(found):
         if document is not None and not isinstance(document, str):
-            reason = f": {table.places[number]} holds {document!r}, not text"
+            reason = f": {table.locations[number]} holds {document!r}, not text"
             raise DataError(Fault(key, column, reason, "remove the record or name another column"))
     return [document for document in found if document and document.strip()]
 
@@ -144,23 +144,23 @@ class _Columns:
     wanted: Collection[str | None]
     names: dict[str, None] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
-    places: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
 
     def add(self, place: str, record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name not in self.names:
                 self.names[name] = None
                 if name in self.wanted:
-                    self.columns[name] = [None] * len(self.places)
+                    self.columns[name] = [None] * len(self.locations)
             if name in self.columns:
                 self.columns[name].append(value)
-        self.places.append(place)
+        self.locations.append(place)
         for column in self.columns.values():
-            if len(column) < len(self.places):
+            if len(column) < len(self.locations):
                 column.append(None)
 
     def table(self) -> Table:
-        return Table(names=tuple(self.names), columns=self.columns, places=self.places)
+        return Table(names=tuple(self.names), columns=self.columns, locations=self.locations)
 
 
 def _read_files(
@@ -174,8 +174,8 @@ def _read_files(
         read = readers.of(file)
         assert read is not None, "files are those that a reader takes"
         try:
-            records = _named_places(read(file, source.split.partition("[")[0]), file)
-            for place, record in islice(records, None if limit is None else limit - len(found.places)):
+            records = _named_locations(read(file, source.split.partition("[")[0]), file)
+            for place, record in islice(records, None if limit is None else limit - len(found.locations)):
                 found.add(place, record)
         except UnreadableRecord as error:
             also = f"{error.place} of {file.name}" if error.place else file.name
@@ -187,12 +187,12 @@ def _read_files(
             raise DataError(
                 Fault(f"{key}.path", source.path, reason, "give a whole file of its kind")
             ) from error
-        if limit is not None and len(found.places) >= limit:
+        if limit is not None and len(found.locations) >= limit:
             break
     return found.table()
 
 
-def _named_places(records: Iterable[Placed], file: Path) -> Iterator[Placed]:
+def _named_locations(records: Iterable[Placed], file: Path) -> Iterator[Placed]:
     for place, record in records:
         yield f"{place} of {file.name}", record
 
@@ -201,7 +201,7 @@ def _first(table: Table, rows: range) -> Table:
     """Some consecutive records of a table."""
     part = slice(rows.start, rows.stop)
     columns = {name: column[part] for name, column in table.columns.items()}
-    return Table(names=table.names, columns=columns, places=table.places[part])
+    return Table(names=table.names, columns=columns, locations=table.locations[part])
 
 
 def _part(split: str, part: str, count: int, key: str) -> range:
@@ -312,8 +312,8 @@ def _read_hub(source: PromptData | TextConfig, key: str, wanted: Collection[str 
         for name in rows.column_names
         if name in wanted
     }
-    places = [f"row {number}" for number in range(1, len(rows) + 1)]
-    return Table(names=tuple(rows.column_names), columns=columns, places=places)
+    locations = [f"row {number}" for number in range(1, len(rows) + 1)]
+    return Table(names=tuple(rows.column_names), columns=columns, locations=locations)
 
 
 @contextmanager

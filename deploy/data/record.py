@@ -1,4 +1,4 @@
-"""What a run keeps of its data, in data.json: the time that templates were told, and a fingerprint.
+"""What a run keeps of its data, in fingerprint.json: the time that templates were told, and a fingerprint.
 
 A run that is resumed tomorrow reads what it read today, or is told from which record on it does not.
 """
@@ -20,7 +20,7 @@ from ...common.errors import ABSENT, DataError, Fault
 from ...common.process import write_atomically
 from ...common.types import Passage, Prompt
 
-FILE = "data.json"
+FILE = "fingerprint.json"
 """Below the folder of a run, a generation or an evaluation."""
 Items = Sequence[Prompt] | Sequence[Passage]
 

@@ -96,7 +96,7 @@ def view_data(config: RunConfig, split: Name) -> DataView:
         records=records,
         dropped=dropped,
         is_trained=is_trained,
-        notes=tuple(data.notes),
+        notes=tuple(data.notes) if is_trained else (),
     )
 
 

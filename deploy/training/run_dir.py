@@ -1,7 +1,7 @@
 """The folder of a run: what lies where, and what a resumed run goes on from.
 
 config.yaml            every setting as resolved
-data.json              when it was begun, and a fingerprint of the tokens that it reads
+fingerprint.json       when it was begun, and a fingerprint of the tokens that it reads
 metrics.jsonl          one line per optimiser step, and events (drops, warnings)
 tensorboard/  plots/   the same as curves
 rollouts/              one Parquet file per set of answers

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from minillm_ray.common import errors, types, weights
 from minillm_ray.common.types import (
+    AnswerFormat,
     AnswerMeasure,
     BatchSummary,
     Dropped,
@@ -33,6 +34,7 @@ PASSAGE = Passage(prompt_id="dolly/1", prompt_ids=IDS, answer_ids=IDS)
 EXAMPLES: list[Any] = [
     Prompt(id="dolly/1", token_ids=IDS, references=("Paris",)),
     SamplingSpec(max_tokens=8, teacher_mix=0.2, seed=3),
+    AnswerFormat(end_ids=(2, 7)),
     PASSAGE,
     Rollout(
         prompt_id="dolly/1",

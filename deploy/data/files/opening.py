@@ -1,4 +1,4 @@
-"""How files are opened, and what a reader yields: records with their places."""
+"""How files are opened, and what a reader yields: records with their locations."""
 
 from __future__ import annotations
 

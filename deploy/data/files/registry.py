@@ -59,7 +59,7 @@ def ending_of(path: Path | str) -> str:
 
 
 def _plugged_in(read: Callable[[Path], Iterator[Mapping[str, Any]]]) -> FileReader:
-    """A reader from outside yields records alone; their places are counted here."""
+    """A reader from outside yields records alone; their locations are counted here."""
 
     def numbered(path: Path, split: str) -> Iterator[Placed]:
         del split

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from minillm_ray.common.config.run import RunConfig
+from minillm_ray.deploy.cli import main as cli
 from minillm_ray.deploy.cli.main import main
 from minillm_ray.deploy.cli.settings_table import iter_settings
 from minillm_ray.deploy.config.loader import save_resolved
 from minillm_ray.tests.tiny_models import tiny_model
 from minillm_ray.tests.tiny_runs import tiny_run, write_questions
+from rich.console import Console
 
 COMMANDS = (
     "train",
@@ -35,7 +37,8 @@ COMMANDS = (
 @pytest.fixture
 def minillm(monkeypatch, capsys):
     """Runs `minillm` with these words; gives (exit code, what it printed, what it complained)."""
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "100")  # for help
+    monkeypatch.setattr(cli, "console", Console(width=100))
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["minillm", *map(str, words)])
@@ -141,7 +144,7 @@ def test_data_shows_what_a_run_reads_and_how_long_it_is(minillm, run_file):
         assert part in out
     assert "train/2" not in out
     code, out, _ = minillm("data", run_file, "data.max_prompt_tokens=18")
-    assert "dropped, prompt_too_long: 25, such as train/" in out
+    assert "dropped, prompt_too_long: 4, such as train/36: 19" in out
     assert "tokens > data.max_prompt_tokens = 18" in out
 
 

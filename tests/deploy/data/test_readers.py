@@ -71,6 +71,13 @@ def test_a_column_may_appear_late_and_a_record_may_lack_it(tmp_path):
     assert found.columns["input"] == [None] * 3000 + ["late"]
 
 
+def test_columns_that_no_setting_names_do_no_harm(tmp_path):
+    row = {"id": 7, "source": None, "model": {"x": [1]}, "system_prompt": "s", "messages": [{"role": "user"}]}
+    found = table(lines(tmp_path / "a.jsonl", [row]), ("messages",))
+    assert rows_of(found) == [{"messages": row["messages"]}]
+    assert found.names == tuple(row)
+
+
 def test_names_with_brackets_are_names(tmp_path):
     lines(tmp_path / "data[12].jsonl", [{"instruction": "mine"}] * 2)
     lines(tmp_path / "data1.jsonl", [{"instruction": "another's"}] * 7)
@@ -148,7 +155,7 @@ def test_a_folder_is_read_with_every_file_in_it_by_name(tmp_path):
     (tmp_path / ".cache").write_text("hidden")
     found = table(tmp_path)
     assert found.columns["instruction"] == ["a", "b", "c"]
-    assert list(found.places) == ["line 2 of a.csv", "line 1 of b.jsonl", "row 1 of c.parquet"]
+    assert list(found.locations) == ["line 2 of a.csv", "line 1 of b.jsonl", "row 1 of c.parquet"]
     (tmp_path / "notes.docx").write_bytes(b"x")
     assert "holds notes.docx, which no reader takes" in refused(tmp_path)
 

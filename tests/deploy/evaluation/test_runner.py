@@ -120,6 +120,6 @@ def test_what_is_left_out_is_told_by_the_evaluation_s_settings(tmp_path, model):
     (task,) = candidate.tasks
     assert [(drop.prompt_id, drop.reason, drop.detail) for drop in task.dropped] == [
         ("asked/2", "prompt_too_long", "96 tokens > max_prompt_tokens = 64"),
-        ("asked/1", "reference_too_long", "21 tokens > max_reference_tokens = 8"),
+        ("asked/1", "reference_too_long", "22 tokens > max_reference_tokens = 8"),
     ]
     assert [passage.prompt_id for passage in task.given] == ["asked/0"]

@@ -130,7 +130,7 @@ def test_a_generation_reads_and_tokenises_everything_once(files, tmp_path, count
     asked = []
 
     def draw(config: Any, plan: Any, left: list[range], *_: Any) -> None:
-        asked.extend(plan.questions.of(plan.prompts[:]))
+        asked.extend(plan.data.questions(plan.prompts[:]))
         raise KeyboardInterrupt
 
     (tmp_path / "run.yaml").write_text(json.dumps(settings(files, tmp_path / "run")))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from minillm_ray.common.config.run import LearnerConfig, ModelConfig, RolloutConfig, RunConfig
-from minillm_ray.common.types import BatchSummary, Dropped, SamplingSpec, StepReport
+from minillm_ray.common.types import AnswerFormat, BatchSummary, Dropped, SamplingSpec, StepReport
 from minillm_ray.deploy.cli.progress import Progress
 from minillm_ray.deploy.runtime.pool import Chunk
 from minillm_ray.deploy.training.callbacks import STOP, Callback, TrainState
@@ -74,7 +74,9 @@ def driver_of(folder: Path, max_steps: int, callbacks: Sequence[Callback] = ()) 
         rollout=RolloutConfig(rollout_batch_size=4, num_generations=1),
         learner=LearnerConfig(batch_size=2, max_steps=max_steps),
     )
-    streams: Any = SimpleNamespace(take_prompts=lambda count: [f"train/{i}" for i in range(count)])
+    streams: Any = SimpleNamespace(
+        take_prompts=lambda count: [f"train/{i}" for i in range(count)], answer_format=AnswerFormat()
+    )
     metrics, progress = MetricsLog(folder), Progress(Console(file=io.StringIO()))
     workers: Any = Workers()
     where: Any = SimpleNamespace(path=folder)
