@@ -50,7 +50,7 @@ class Shown(Driver):
         if self._state.step // self.every > self._looked_at // self.every:
             self._seconds += time.perf_counter() - self._since
             folder = self._folder.path / "students" / f"step-{self._state.step:04d}"
-            self._workers.learner.export(folder)
+            self._workers.learner.export(folder, self._streams.answer_format)
             self._show_student(folder)
 
     def _show_student(self, student: Path) -> None:

@@ -98,7 +98,7 @@ class ControlTokens:
             if before:
                 pieces += self._ids([self.put_back(before)], False, split_special_tokens=True)
             if mark is not None:
-                pieces.append(np.array([self._tokenizer.convert_tokens_to_ids(mark)], np.int32))
+                pieces.append(np.asarray(self._tokenizer.convert_tokens_to_ids([mark]), np.int32))
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
 
 

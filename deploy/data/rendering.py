@@ -282,8 +282,8 @@ class _ChatTemplate:
                     return f"the call of {call['name']} in turn {number}"
             for field in REASONING:
                 is_answer = answered and number == len(turns)
-                thought = turn.get(field)
-                must = isinstance(thought, str) and (is_answer or field not in self._source)
+                thought = str(turn.get(field) or "")
+                must = is_answer or field not in self._source
                 if must and not _holds(squeezed, thought):
                     return f"{field} of turn {number}"
         for tool in tools:

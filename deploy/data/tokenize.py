@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +108,9 @@ class TokenizedData:
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer: the tokenizer's, and what the chat template closes turns with."""
         texts = [self.tokenizer.eos_token, *self.renderer.end_texts]
-        found = [self.tokenizer.convert_tokens_to_ids(text) for text in texts if isinstance(text, str)]
-        return tuple(dict.fromkeys(int(one) for one in found))
+        named = [text for text in texts if isinstance(text, str)]
+        found = cast(list[int], self.tokenizer.convert_tokens_to_ids(named))
+        return tuple(dict.fromkeys(found))
 
     def _passages(self, max_answer: Limit) -> Iterator[Passage | Dropped]:
         control, end = self.renderer.control, end_id(self.tokenizer)

@@ -72,7 +72,8 @@ class EvalRows:
     def label_words(self) -> list[object] | None:
         """What each row has to choose from; None unless this is a classification task."""
         columns = self.rows.table.columns
-        return list(columns[self.data.choices]) if self.data.choices in columns else None
+        found = columns.get(self.data.choices or "")
+        return None if found is None else list(found)
 
 
 def read_eval_rows(data: EvalData, name: str, plugins: Sequence[str] = ()) -> EvalRows:

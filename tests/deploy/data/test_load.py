@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .chat_tokenizers import TEMPLATES, chat_tokenizer
 CHATML = TEMPLATES["other role names, another end than eos"]
 
 
-def config(folder: Path, train: list[str], test: list[str] = (), **more: Any) -> RunConfig:  # type: ignore[assignment]
+def config(folder: Path, train: Sequence[str], test: Sequence[str] = (), **more: Any) -> RunConfig:
     data: dict[str, Any] = {}
     for name, rows in (("train", train), ("test", test)):
         if rows:
@@ -49,7 +50,7 @@ def test_many_repeated_prompts_are_noted_and_few_are_not(tmp_path):
 
 def test_the_ends_of_answers_are_the_template_s_and_the_tokenizer_s(tmp_path):
     words = chat_tokenizer(CHATML)
-    ends = sorted(words.convert_tokens_to_ids(["<eos>", "<|im_end|>"]))
+    ends = sorted(words.get_vocab()[text] for text in ("<eos>", "<|im_end|>"))
     assert list(load(config(tmp_path, ["a"])).answer_format.end_ids) == ends
     plain = load(config(tmp_path, ["a"], data={"template": "plain"}))
     assert plain.answer_format.end_ids == (words.eos_token_id,)
@@ -86,7 +87,7 @@ def test_a_reader_of_a_package_of_two_files_reads_its_own_format(tmp_path, monke
     )
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "a.pairs").write_text("1 + 1 = 2\n2 + 2 = 4\n")
-    more = {"data": {"train": {"path": str(tmp_path / "a.pairs")}}}
+    more: dict[str, Any] = {"data": {"train": {"path": str(tmp_path / "a.pairs")}}}
     data = load(config(tmp_path, [], plugins=("reader_of_this_test",), **more))
     assert [(p.text, p.references) for p in data.prompts] == [("1 + 1", ("2",)), ("2 + 2", ("4",))]
     (tmp_path / "a.pairs").write_text("1 + 1\n")
