@@ -35,15 +35,22 @@ class MixtureSampler:
         self._lengths: npt.NDArray[np.intp] = np.empty(0, np.intp)
         self._steps: list[tuple[npt.NDArray[np.intp], Tensor, Tensor, Tensor | None]] = []
         self._states: torch.dtype | None = None
+        self._given: Sequence[Ids] | None = None
 
     def begin(
-        self, answers: dict[str, int], seeds: Sequence[int], max_tokens: int, states: torch.dtype | None
+        self,
+        answers: dict[str, int],
+        seeds: Sequence[int],
+        max_tokens: int,
+        states: torch.dtype | None,
+        given: Sequence[Ids] | None = None,
     ) -> None:
         """Expect a batch: which answer each request is, and each answer's seed.
 
-        `states`: keep the teacher's hidden states too, in this type.
+        `states`: keep the teacher's hidden states too, in this type. `given`: draw nothing, and read these
+        answers, token by token, as if each had been drawn.
         """
-        self._answers, self._states = answers, states
+        self._answers, self._states, self._given = answers, states, given
         self._numbers = np.stack([numbers(seed, max_tokens) for seed in seeds])
         self._lengths = np.zeros(len(seeds), np.intp)
         self._steps = []
@@ -59,9 +66,13 @@ class MixtureSampler:
         hidden, self._model.teacher_hidden = self._model.teacher_hidden, None
         kept = hidden.to(self._states) if hidden is not None and self._states is not None else None
         which = np.array([self._answers[request] for request in self._request_ids()], np.intp)
-        uniforms = torch.from_numpy(self._numbers[which, self._lengths[which]])
+        places = self._lengths[which].copy()
         self._lengths[which] += 1
-        drawn = draw(logits, uniforms)
+        if self._given is None:
+            drawn = draw(logits, torch.from_numpy(self._numbers[which, places]))
+        else:
+            tokens = [self._given[answer][place] for answer, place in zip(which, places, strict=True)]
+            drawn = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
         self._steps.append((which, drawn, step.log_probs(drawn), kept))
         return SamplerOutput(sampled_token_ids=drawn.to(torch.int32)[:, None], logprobs_tensors=None)
 

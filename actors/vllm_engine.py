@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..common.config.run import EngineConfig, ModelConfig
 from ..common.errors import ConfigError, ModelError
 from ..common.process import OPENMP, collector_paused
-from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion, answer_name
+from ..common.types import Floats, Ids, Passage, Prompt, SamplingSpec, WeightVersion, answer_name
 from ..common.weights import WeightManifest
 from . import vllm_compat
 from .sampler import Drawn, sample_numbers
@@ -105,25 +105,49 @@ class VllmEngine:
         number: the same in any process, and whatever else is in the batch. All end-of-sequence ids of
         the student's generation config, and of the spec, end an answer, and are part of it.
         """
-        import torch
-        from vllm.inputs import TokensPrompt
-
         from .mixture_sampler import answer_seed
 
         if not prompts:
             return []
+        wanted = [(prompt, sample) for prompt in prompts for sample in sample_numbers(prompt, spec)]
+        seeds = [answer_seed(spec.seed, prompt.id, sample) for prompt, sample in wanted]
+        lengths = [spec.max_tokens] * len(wanted)
+        return self._run([(p.id, sample, p.token_ids) for p, sample in wanted], lengths, seeds, spec)
+
+    def read(self, passages: Sequence[Passage], teacher_mix: float = 0.0) -> list[Drawn]:
+        """Given answers as if they had been drawn: what sampling would have known of each of their tokens.
+
+        With `teacher_mix` > 0 the teacher reads them too.
+        """
+        spec = SamplingSpec(
+            max_tokens=max(len(passage.answer_ids) for passage in passages),
+            teacher_mix=teacher_mix,
+            ignore_eos=True,
+        )
+        given = [passage.answer_ids for passage in passages]
+        wanted = [(passage.prompt_id, n, passage.prompt_ids) for n, passage in enumerate(passages)]
+        return self._run(wanted, [len(ids) for ids in given], [0] * len(wanted), spec, given)
+
+    def _run(
+        self,
+        wanted: Sequence[tuple[str, int, Ids]],
+        lengths: Sequence[int],
+        seeds: Sequence[int],
+        spec: SamplingSpec,
+        given: Sequence[Ids] | None = None,
+    ) -> list[Drawn]:
+        """One answer for each (prompt id, sample number, prompt's tokens), of at most so many tokens."""
+        import torch
+        from vllm.inputs import TokensPrompt
+
         self._set_mixture(spec)
-        params = self._params(spec)
         requests: dict[str, int] = {}
-        seeds: list[int] = []
-        for prompt in prompts:
-            tokens = TokensPrompt(prompt_token_ids=prompt.token_ids.tolist())
-            for sample in sample_numbers(prompt, spec):
-                name = f"{len(seeds)}:{answer_name(prompt.id, sample)}"
-                requests[self._engine.add_request(name, tokens, params)] = len(seeds)
-                seeds.append(answer_seed(spec.seed, prompt.id, sample))
+        for number, ((prompt_id, sample, ids), length) in enumerate(zip(wanted, lengths, strict=True)):
+            tokens = TokensPrompt(prompt_token_ids=ids.tolist())
+            name = f"{number}:{answer_name(prompt_id, sample)}"
+            requests[self._engine.add_request(name, tokens, self._params(spec, length))] = number
         states = None if spec.states is None else getattr(torch, spec.states)
-        self._sampler.begin(requests, seeds, spec.max_tokens, states)
+        self._sampler.begin(requests, seeds, spec.max_tokens, states, given)
         ended: dict[int, CompletionOutput] = {}
         while self._engine.has_unfinished_requests():
             for output in cast("list[RequestOutput]", self._engine.step()):
@@ -182,12 +206,12 @@ class VllmEngine:
         done = self._engine.reset_prefix_cache()
         assert done, "no answer is under way here, so the cache can be cleared"
 
-    def _params(self, spec: SamplingSpec) -> SamplingParams:
+    def _params(self, spec: SamplingSpec, max_tokens: int) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            max_tokens=spec.max_tokens,
+            max_tokens=max_tokens,
             stop_token_ids=[] if spec.ignore_eos else sorted({*self.eos_ids, *spec.end_ids}),
             ignore_eos=True,  # its own notion of one end-of-sequence id; ours are the stop tokens
             detokenize=False,

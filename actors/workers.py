@@ -20,6 +20,7 @@ from ..common.metrics import Metrics
 from ..common.process import ProcessFacts, collector_paused
 from ..common.types import (
     BatchSummary,
+    Floats,
     Ids,
     Passage,
     Prompt,
@@ -137,6 +138,15 @@ class RolloutActor(Worker):
 
         self._engine.swap_model(local_folder(student))
 
+    def read(self, passages: Sequence[Passage]) -> dict[str, list[Floats]]:
+        """By model: log-probs [T] of given answers at temperature 1, as sampling computes them."""
+        mixed = self._teacher is not None
+        read = self._engine.read(passages, 0.5 if mixed else 0.0)
+        found = {"student": [one.student_logprobs for one in read]}
+        if mixed:
+            found["teacher"] = [one.mixed_teacher_logprobs for one in read if one.mixed_teacher_logprobs is not None]
+        return found
+
     def teacher_checksum(self) -> int | None:
         """See VllmEngine.teacher_checksum."""
         return self._engine.teacher_checksum()
@@ -176,6 +186,11 @@ class TeacherActor(Worker):
     def states_gap(self, given: Sequence[Scored]) -> float:
         """See Scorer.states_gap, of the first."""
         return self._scorer.states_gap(given[0])
+
+    def read(self, passages: Sequence[Passage]) -> dict[str, list[Floats]]:
+        """By model: log-probs [T] of given answers at temperature 1."""
+        scored, _ = self._scorer.score(passages, temperature=1.0, with_hidden=False)
+        return {"teacher": [one.teacher_logprobs for one in scored if one.teacher_logprobs is not None]}
 
     def score(
         self,
@@ -233,6 +248,14 @@ class MeasurerActor(Worker):
         measured, summary = self._measurer.measure(passages, compare=compare)
         _log_batch("measured", summary)
         return measured, summary
+
+    def read(self, passages: Sequence[Passage]) -> dict[str, list[Floats]]:
+        """By model: log-probs [T] of given answers at temperature 1."""
+        read, _ = self._measurer.measure(passages)
+        found = {"student": [one.logprobs for one in read]}
+        if self._teacher is not None:
+            found["teacher"] = [one.teacher_logprobs for one in read if one.teacher_logprobs is not None]
+        return found
 
     def choose(
         self, prompts: Sequence[Prompt], labels: Sequence[Ids]

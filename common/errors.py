@@ -8,6 +8,7 @@
       ClusterError       Ray or its machines cannot hold this run     (also a RuntimeError)
       NonFiniteLoss      a loss or gradient is not finite             (also an ArithmeticError)
       WorkerDied         an actor or rank died                        (also a RuntimeError)
+      Disagreement       processes compute different log-probs        (also an ArithmeticError)
       IncompatibleLibrary  a library lacks what is used of it       (also a RuntimeError)
 
 An InputError carries faults; they become words in `str()`, where they are shown. All errors survive pickling,
@@ -156,6 +157,10 @@ class NonFiniteLoss(MinillmError, ArithmeticError):
 
 class WorkerDied(MinillmError, RuntimeError):
     """An actor or a learner rank is gone; the message names it."""
+
+
+class Disagreement(MinillmError, ArithmeticError):
+    """Processes that hold the same model compute different log-probs; the message says which, and by how much."""
 
 
 class IncompatibleLibrary(MinillmError, RuntimeError):

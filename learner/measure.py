@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..common import divergence
 from ..common.heads import Head
-from ..common.types import AnswerMeasure, Passage, Scored, sample_of
+from ..common.types import AnswerMeasure, Floats, Passage, Scored, sample_of
 from .batching import Batch, batch_of, passage_of
 from .engine import TrainEngine
 from .sharding import RankItems
@@ -42,6 +42,20 @@ def measure(
         found = _measured(engine, batch, teacher if compares else None, temperature, chunk_tokens)
         records += _records(samples, batch, found)
     return records
+
+
+def read_logprobs(
+    engine: TrainEngine, passages: Sequence[Passage], *, micro_batch_size: int, chunk_tokens: int
+) -> list[Floats]:
+    """log q [T] of each answer at temperature 1, in nats. All ranks read the same passages."""
+    found: list[Floats] = []
+    for first in range(0, len(passages), micro_batch_size):
+        part = passages[first : first + micro_batch_size]
+        batch = batch_of(part, engine.device, hidden=False, max_packed_len=engine.max_packed_len)
+        logprobs = _measured(engine, batch, None, 1.0, chunk_tokens).logprobs.float().cpu()
+        rows = batch.rows.cpu()
+        found += [logprobs[rows == number].numpy() for number in range(len(part))]
+    return found
 
 
 def _measured(

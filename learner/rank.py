@@ -6,7 +6,7 @@ All ranks get the same calls in the same order, and run them in lock-step.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..common.metrics import Metrics
 from ..common.types import (
     AnswerFormat,
     AnswerMeasure,
+    Floats,
     Passage,
     Scored,
     WeightVersion,
@@ -30,7 +31,7 @@ from ..common.weights import WeightManifest
 from . import checkpoint
 from .batching import passage_of
 from .deepspeed_engine import DeepSpeedEngine, join
-from .measure import measure
+from .measure import measure, read_logprobs
 from .publish import Put, publish
 from .sharding import Item, RankBatch, RankItems
 from .step import StepRules, StepRunner
@@ -147,6 +148,15 @@ class Rank:
             chunks.load,
             teacher=self._teacher,
             temperature=temperature,
+            chunk_tokens=self._config.learner.head_chunk,
+        )
+
+    def read(self, passages: Sequence[Passage]) -> list[Floats]:
+        """See measure.read_logprobs."""
+        return read_logprobs(
+            self._engine,
+            passages,
+            micro_batch_size=self._config.learner.micro_batch_size,
             chunk_tokens=self._config.learner.head_chunk,
         )
 

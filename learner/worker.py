@@ -14,7 +14,7 @@ from ..common.config.run import RunConfig
 from ..common.logs import EventLog, LogTarget, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
 from ..common.process import ProcessFacts, collector_paused
-from ..common.types import AnswerFormat, AnswerMeasure, WeightVersion
+from ..common.types import AnswerFormat, AnswerMeasure, Floats, Passage, WeightVersion
 from ..common.weights import Arrays, WeightManifest
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class LearnerActor:
     def measure(self, rank_items: RankItems, temperature: float) -> list[AnswerMeasure]:
         """See measure.measure."""
         return self._rank.measure(rank_items, temperature)
+
+    def read(self, passages: Sequence[Passage]) -> list[Floats]:
+        """See Rank.read."""
+        return self._rank.read(passages)
 
     def publish(self, version: WeightVersion, readers: Sequence[Any]) -> WeightManifest | None:
         """All weights, into the object store, where they stay while rank 0's manifest is held.

@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ...common.config.run import RunConfig
 from ...common.errors import ClusterError, MinillmError, WorkerDied
 from ...common.process import ProcessFacts, peak_resident
-from ...common.types import AnswerFormat, AnswerMeasure, StepReport, WeightVersion
+from ...common.types import AnswerFormat, AnswerMeasure, Floats, Passage, StepReport, WeightVersion
 from ...common.weights import WeightManifest
 from ...learner.sharding import Item, shard_batch, shard_step
 from ...learner.worker import LearnerActor
@@ -88,6 +88,11 @@ class LearnerGroup:
             for index, record in zip(shard.order, records, strict=True)
         }
         return [found[index] for index in range(len(items))]
+
+    def read(self, passages: Sequence[Passage]) -> dict[str, list[Floats]]:
+        """By rank: log q [T] of each answer at temperature 1; all ranks read all of them."""
+        found = self._all("read", lambda rank: (list(passages),))
+        return dict(zip(self._names, found, strict=True))
 
     def publish(self, version: WeightVersion, readers: Sequence[Any] = ()) -> WeightManifest:
         """All weights into the object store, where they stay while the manifest is held, and no longer: the

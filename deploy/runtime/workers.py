@@ -21,8 +21,9 @@ from ...common.config.eval import EvalConfig, plain_model
 from ...common.config.run import ClusterConfig, EngineConfig, ModelConfig, RunConfig
 from ...common.errors import ClusterError, MinillmError
 from ...common.metrics import MOST_STATES_GAP, Metrics
+from ...common.parity import Reading
 from ...common.process import ProcessFacts, peak_resident
-from ...common.types import BatchSummary, Ids, Prompt, SamplingSpec, WeightVersion
+from ...common.types import BatchSummary, Ids, Passage, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
 from .learner_group import LearnerGroup
 from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
@@ -101,6 +102,19 @@ class ActorGroup:
 
         chunks = self._rollouts.map(list(chunked(prompts, self._engine.chunk)), call, done)
         return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
+
+    def read(self, passages: Sequence[Passage]) -> list[Reading]:
+        """What every process that holds a model says of the same given answers."""
+        calls = {
+            name: actor.read.remote(list(passages))
+            for pool in self._pools
+            for name, actor in zip(pool.names, pool.actors, strict=True)
+        }
+        return [
+            Reading(process=name, model=model, logprobs=logprobs)
+            for name, call in calls.items()
+            for model, logprobs in result_of(call, name).items()
+        ]
 
     def stop(self) -> None:
         """End every actor."""
@@ -192,6 +206,12 @@ class WorkerGroup(ActorGroup):
         names = ["writer", *(name for pool in self._pools for name in pool.names)]
         held = ray.get([call_inside(actor, peak_resident) for actor in self._actors()])
         return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
+
+    def read(self, passages: Sequence[Passage]) -> list[Reading]:
+        """What every process that holds a model says of the same given answers, learner ranks too."""
+        ranks = self.learner.read(passages)
+        own = [Reading(process=name, model="student", logprobs=found) for name, found in ranks.items()]
+        return [*super().read(passages), *own]
 
     def stop(self) -> None:
         """End every actor."""
