@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ from ...common.types import Prompt
 from ..data.load import RunData
 from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts
+from ..runtime.cluster import local_cpus
 from ..runtime.placement import Bundle
 from .memory import cache_tokens
 
@@ -174,13 +176,16 @@ def resource_faults(cluster: ClusterConfig, needed: Sequence[Bundle]) -> list[Fa
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0) + 1e-6:
             settings = tuple(f"cluster.{p.role}_{kind.lower()}s" for p in _one_each(needed))
+            way_out = f"lower {', '.join(settings)}, or use fewer actors or ranks"
+            if kind == "CPU" and where(cluster) == LOCAL:  # numbers, so roles that take turns share a core
+                way_out += f", or declare more (cluster.cpus={math.ceil(amount - 1e-6)})"
             found.append(
                 Fault(
                     "cluster",
                     ABSENT,
                     f"reserves {amount:g} {kind}s ({_terms(needed, kind, cluster)}), and {where(cluster)}"
                     f" declares {have.get(kind, 0.0):g}",
-                    f"lower {', '.join(settings)}, or use fewer actors or ranks",
+                    way_out,
                     also=settings,
                 )
             )
@@ -195,8 +200,7 @@ def declared(cluster: ClusterConfig) -> Mapping[str, float] | None:
         return None
     import torch
 
-    cpus = int(cluster.cpus) if cluster.cpus is not None else os.cpu_count() or 1
-    return {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(local_cpus(cluster)), "GPU": float(torch.cuda.device_count())}
 
 
 def where(cluster: ClusterConfig) -> str:

@@ -41,7 +41,9 @@ class LearnerGroup:
         ]
         self._lost: WorkerDied | None = None
         address, port = self._collect([self._ranks[0].listen.remote()], self._timeout_s)[0]
-        self._starting = [rank.ready.remote(address, port) for rank in self._ranks]
+        # Ray waits for the answers before it calls `ready`, so that this process need not.
+        nodes = [rank.node.remote() for rank in self._ranks]
+        self._starting = [rank.ready.remote(address, port, *nodes) for rank in self._ranks]
         self._facts: list[ProcessFacts] = []
 
     def ready(self) -> list[ProcessFacts]:

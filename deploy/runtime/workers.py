@@ -5,7 +5,6 @@ Groups hold references, never tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -301,7 +300,7 @@ def start_workers(
 ) -> Iterator[WorkerGroup]:
     """The actors of a run for the length of the block; see WorkerGroup."""
     with _started(
-        bundles(config, os.cpu_count() or 1),
+        bundles(config),
         config.cluster,
         lambda reserved: WorkerGroup(
             reserved, config, rollouts, tokenizer, vocabulary=vocabulary, max_tokens=max_tokens
@@ -317,7 +316,7 @@ def start_eval_workers(
 ) -> Iterator[EvalWorkerGroup]:  # fmt: skip
     """The actors of an evaluation for the length of the block; see EvalWorkerGroup."""
     with _started(
-        eval_bundles(config, os.cpu_count() or 1, samples=samples, reads=reads),
+        eval_bundles(config, samples=samples, reads=reads),
         config.cluster,
         lambda reserved: EvalWorkerGroup(reserved, config, model, tokenizer, vocabulary, compares),
     ) as workers:
@@ -331,7 +330,7 @@ def start_generate_workers(
 ) -> Iterator[GenerateWorkerGroup]:  # fmt: skip
     """The actors of a generation for the length of the block; see GenerateWorkerGroup."""
     with _started(
-        engine_bundles(engine, cluster, os.cpu_count() or 1),
+        engine_bundles(engine, cluster),
         cluster,
         lambda reserved: GenerateWorkerGroup(
             reserved, model, tokenizer, engine, cluster, vocabulary=vocabulary, max_tokens=max_tokens
