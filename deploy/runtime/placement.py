@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from ...common.config.eval import EvalConfig
 from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
 from ...common.errors import ClusterError
 from ...common.logs import LogTarget
-from ...common.process import OPENMP
+from ...common.process import OPENMP, ProcessFacts
 
 PROCESS = OPENMP | {
     # Passes make and drop tensors of many megabytes. Giving that memory back each time, and having it zeroed
@@ -143,13 +144,17 @@ class Reservation:
         }
 
     def writer_options(self) -> dict[str, Any]:
-        """The actor that writes files runs on the driver's machine, where the output folder is."""
+        """The actor that writes files runs on the driver's machine, where the output folder is.
+
+        Unless that machine does not offer the CPUs at all, as the head of many clusters: a hard place there
+        would never start. `check_folder_seen` tells whether the folder is seen from where it came to run.
+        """
         node = ray.get_runtime_context().get_node_id()
         return {
             "name": "writer",
             "num_cpus": self._writer_cpus,
             "runtime_env": {"env_vars": _logs()},
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
         }
 
     def names(self, role: str) -> list[str]:
@@ -163,3 +168,23 @@ class Reservation:
     def release(self) -> None:
         """Give everything back."""
         remove_placement_group(self._group)
+
+
+def check_folder_seen(workers: Sequence[ProcessFacts], settings: ClusterConfig) -> None:
+    """Raises ClusterError if a process that writes into the driver's folder would write into another one."""
+    target = LogTarget.of_process()
+    if target is None:  # nobody has marked a folder
+        return
+    blind = [w for w in workers if not w.sees_run_dir and w.name.startswith(("learner-", "writer"))]
+    if not blind:
+        return
+    named = ", ".join(f"{w.name} on {w.node}" for w in sorted(blind, key=lambda w: w.name))
+    or_here = ""
+    if any(w.name == "writer" for w in blind):
+        or_here = (
+            f", or let Ray offer cluster.writer_cpus = {settings.writer_cpus:g} CPUs on the driver's machine"
+        )
+    raise ClusterError(
+        f"output_dir = {Path(target.folder).parent} is not seen by {named}, which would write files there;"
+        f" put it on storage that every machine mounts at the same path{or_here}"
+    )

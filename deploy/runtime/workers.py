@@ -24,7 +24,7 @@ from ...common.process import ProcessFacts, peak_resident
 from ...common.types import BatchSummary, Ids, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
 from .learner_group import LearnerGroup
-from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
+from .placement import Bundle, Reservation, bundles, check_folder_seen, engine_bundles, eval_bundles
 from .pool import Chunk, Pool, chunked, result_of
 from .ray_compat import call_inside
 
@@ -354,6 +354,7 @@ def _started(
             workers.stop()
     finally:
         reserved.release()
+            check_folder_seen(workers.facts, settings)
 
 
 def _facts_of(actors: Sequence[Any], timeout_s: float) -> list[ProcessFacts]:
