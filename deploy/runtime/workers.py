@@ -147,8 +147,9 @@ class WorkerGroup(ActorGroup):
         """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
         known = [chunk for chunk in chunks if chunk.scored]
         if known and self.states_gap is None:
-            asked = self._teachers.actors[0].states_gap.remote(known[0].ref)
-            self.states_gap = gap = result_of(asked, self._teachers.names[0])
+            self.states_gap = gap = self._teachers.ask_one(
+                lambda actor: actor.states_gap.remote(known[0].ref)
+            )
             self.states = self.states if gap <= MOST_STATES_GAP else None
         if self.states is None:
             known = []
@@ -187,10 +188,14 @@ class WorkerGroup(ActorGroup):
         return result_of(self._sink.examples.remote(chunk.ref, most), "writer")
 
     def peak_memory(self) -> dict[str, int]:
-        """Most resident bytes of each process so far, this one included, by name."""
-        names = ["writer", *(name for pool in self._pools for name in pool.names)]
-        held = ray.get([call_inside(actor, peak_resident) for actor in self._actors()])
-        return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
+        """Most resident bytes of each process that lives, this one included, by name.
+
+        It is asked when all work is done: an actor that died idle is named in `lost`, and ends no run.
+        """
+        found = self.learner.peak_memory()
+        for pool in (Pool([self._sink], ["writer"], []), *self._pools):
+            found |= pool.ask_living(lambda actor: call_inside(actor, peak_resident))
+        return found | {"driver": peak_resident()}
 
     def stop(self) -> None:
         """End every actor."""
@@ -349,12 +354,12 @@ def _started(
         workers = make(reserved)
         try:
             workers.wait_ready()
+            check_folder_seen(workers.facts, settings)
             yield workers
         finally:
             workers.stop()
     finally:
         reserved.release()
-            check_folder_seen(workers.facts, settings)
 
 
 def _facts_of(actors: Sequence[Any], timeout_s: float) -> list[ProcessFacts]:

@@ -282,6 +282,7 @@ class Driver:
         self._call("on_end")
         memory = self._workers.peak_memory()
         self._metrics_log.event("memory", step=state.step, bytes=memory)
+        self._report_lost_workers()  # also who died when there was nothing left to do
         return Result(
             folder=self._folder,
             steps=state.step,
@@ -321,7 +322,7 @@ class Driver:
         for name in [name for name in self._workers.lost if name not in self._lost]:
             self._lost.append(name)
             self._metrics_log.event("lost", step=self._state.step, name=name)
-            log.warning("%s died; the others of its role took over its work", name)
+            log.warning("%s died; the run goes on without it", name)
 
     def _watch(self, values: Mapping[str, float]) -> None:
         """Compare with the first set, and say once what looks like a collapse."""
