@@ -85,6 +85,7 @@ class Driver:
         while not self._done:
             started = time.monotonic()
             bind(set=state.sets, step=state.step, version=state.version)
+            self._metrics_log.begin_set(state.sets)
             self._learn(self._collect_and_score())
             state.sets += 1
             self._publish()
@@ -281,8 +282,8 @@ class Driver:
             scores = self._validator.measure_best()
         self._call("on_end")
         memory = self._workers.peak_memory()
-        self._metrics_log.event("memory", step=state.step, bytes=memory)
         self._report_lost_workers()  # also who died when there was nothing left to do
+        self._metrics_log.event("memory", step=state.step, bytes=memory)
         return Result(
             folder=self._folder,
             steps=state.step,

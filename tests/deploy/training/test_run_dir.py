@@ -2,7 +2,7 @@ import json
 
 import pytest
 from minillm_ray.common.errors import ConfigError, DataError
-from minillm_ray.deploy.training.metrics_log import drop_after, read_metrics
+from minillm_ray.deploy.training.metrics_log import FILE, MetricsLog, drop_after, read_metrics
 from minillm_ray.deploy.training.run_dir import RunDir, RunState
 
 
@@ -73,3 +73,22 @@ def test_a_damaged_line_is_named_with_a_way_out(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n' + line + '\n{"step": 10}\n')
     with pytest.raises(DataError, match=r"metrics.jsonl, line 2, .* delete that line"):
         read_metrics(tmp_path)
+def test_lines_of_a_set_that_was_interrupted_go_though_they_are_of_the_checkpoints_step(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.record(0, {"validation/loss": 3.0})
+    for number, step in ((0, 0), (1, 8)):
+        log.begin_set(number)
+        log.event("dropped", prompt_id=f"train/{number}")
+        log.record(step, {"rollout/set_s": 1.0 + number})
+        if number == 0:
+            log.record(8, {"learner/loss": 1.0})
+            log.record(8, {"run/iteration_s": 9.0})  # behind the checkpoint, which is of step 8 and one set
+    log.close()
+    whole = (tmp_path / FILE).read_text().splitlines()
+    drop_after(tmp_path, 8, 1)
+    assert (tmp_path / FILE).read_text().splitlines() == whole[:-2]
+    assert [json.loads(line).get("set") for line in whole] == [None, 0, 0, 0, 0, 1, 1]
+    drop_after(tmp_path, -1, 0)
+    assert (tmp_path / FILE).read_text() == ""
+
+
