@@ -117,7 +117,7 @@ def _model_faults(
         held = memory.in_engine(config, student, teacher)
         found += rules.cache_faults("rollout", config.rollout, held, config.max_tokens)
     if vocabulary is not None:
-        found += rules.end_faults("student", config.student.path, vocabulary, max_answer, ends)
+        found += rules.end_faults("student", config.student, vocabulary, max_answer, ends)
     return found
 
 

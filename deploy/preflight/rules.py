@@ -10,7 +10,7 @@ import ray
 
 from ...actors.vllm_engine import end_of_sequence_ids
 from ...common.config.data import TextConfig
-from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
+from ...common.config.run import ClusterConfig, EngineConfig, ModelConfig, RunConfig
 from ...common.errors import ABSENT, DataError, Fault, shown
 from ...common.types import Prompt
 from ..data.load import RunData
@@ -96,17 +96,17 @@ def cache_faults(
 
 
 def end_faults(
-    name: str, path: str, vocabulary: int, max_answer: Limit, known: Sequence[int] = ()
+    name: str, model: ModelConfig, vocabulary: int, max_answer: Limit, known: Sequence[int] = ()
 ) -> list[Fault]:
     """Whether an answer of the model `name` can end before its limit; `known` ids end one by the data."""
-    ends = sorted({*end_of_sequence_ids(path), *known})
+    ends = sorted({*end_of_sequence_ids(model.path, model.revision), *known})
     if any(end < vocabulary for end in ends):
         return []
     named = f"only {ends}, which are outside the {vocabulary} words" if ends else "no end-of-sequence token"
     return [
         Fault(
             f"{name}.path",
-            path,
+            model.path,
             f"names {named}, so every answer would run to {max_answer.key}",
             "set eos_token_id in its generation_config.json",
         )
