@@ -174,8 +174,9 @@ class ClusterConfig(Section):
     """null = the cluster this job runs in, else a new local one; "auto" or "ray://..." = that cluster."""
     dashboard: bool = True
     """Start the Ray dashboard with a local cluster."""
-    cpus: Positive | None = None
-    """CPUs that a local cluster declares; null = all of this machine's."""
+    cpus: Count | None = None
+    """CPUs that a local cluster declares, whole ones as Ray wants them; null = the cores that the driver may
+    use."""
     rollout_cpus: Positive = 0.5
     teacher_cpus: Positive = 0.5
     learner_cpus: Positive = 0.4
@@ -184,7 +185,8 @@ class ClusterConfig(Section):
     teacher_gpus: NonNegative = 0.0
     learner_gpus: NonNegative = 0.0
     threads: Count | None = None
-    """Threads of a rollout or teacher actor; null = all cores, since roles take turns. Ranks share them."""
+    """Threads of a rollout or teacher actor; null = all cores that it may use where it runs, since roles take
+    turns. Ranks of one machine share them."""
     start_timeout_s: Positive = 600.0
     """How long actors may take to start."""
 

@@ -7,7 +7,6 @@ to the text sink, which writes them in parts; the driver only sees how long they
 from __future__ import annotations
 
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -123,7 +122,7 @@ def check_generation(config: GenerateConfig) -> GeneratePlan:
     """Everything that can be checked without machines, as `check_run` does it for runs."""
     found: list[InputError] = []
     facts, tokenizer = inspect_model(config.model, config.by, found)
-    needed = engine_bundles(config.rollout, config.cluster, os.cpu_count() or 1)
+    needed = engine_bundles(config.rollout, config.cluster)
     faults = config.faults() + rules.resource_faults(config.cluster, needed)
     if facts is not None:
         max_prompt = Limit("data.max_prompt_tokens", config.data.max_prompt_tokens)

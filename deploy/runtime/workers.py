@@ -5,7 +5,6 @@ Groups hold references, never tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ...common.process import ProcessFacts, peak_resident
 from ...common.types import BatchSummary, Ids, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
 from .learner_group import LearnerGroup
-from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
+from .placement import Bundle, Reservation, bundles, check_folder_seen, engine_bundles, eval_bundles
 from .pool import Chunk, Pool, chunked, result_of
 from .ray_compat import call_inside
 
@@ -148,8 +147,9 @@ class WorkerGroup(ActorGroup):
         """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
         known = [chunk for chunk in chunks if chunk.scored]
         if known and self.states_gap is None:
-            asked = self._teachers.actors[0].states_gap.remote(known[0].ref)
-            self.states_gap = gap = result_of(asked, self._teachers.names[0])
+            self.states_gap = gap = self._teachers.ask_one(
+                lambda actor: actor.states_gap.remote(known[0].ref)
+            )
             self.states = self.states if gap <= MOST_STATES_GAP else None
         if self.states is None:
             known = []
@@ -188,10 +188,14 @@ class WorkerGroup(ActorGroup):
         return result_of(self._sink.examples.remote(chunk.ref, most), "writer")
 
     def peak_memory(self) -> dict[str, int]:
-        """Most resident bytes of each process so far, this one included, by name."""
-        names = ["writer", *(name for pool in self._pools for name in pool.names)]
-        held = ray.get([call_inside(actor, peak_resident) for actor in self._actors()])
-        return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
+        """Most resident bytes of each process that lives, this one included, by name.
+
+        It is asked when all work is done: an actor that died idle is named in `lost`, and ends no run.
+        """
+        found = self.learner.peak_memory()
+        for pool in (Pool([self._sink], ["writer"], []), *self._pools):
+            found |= pool.ask_living(lambda actor: call_inside(actor, peak_resident))
+        return found | {"driver": peak_resident()}
 
     def stop(self) -> None:
         """End every actor."""
@@ -301,7 +305,7 @@ def start_workers(
 ) -> Iterator[WorkerGroup]:
     """The actors of a run for the length of the block; see WorkerGroup."""
     with _started(
-        bundles(config, os.cpu_count() or 1),
+        bundles(config),
         config.cluster,
         lambda reserved: WorkerGroup(
             reserved, config, rollouts, tokenizer, vocabulary=vocabulary, max_tokens=max_tokens
@@ -317,7 +321,7 @@ def start_eval_workers(
 ) -> Iterator[EvalWorkerGroup]:  # fmt: skip
     """The actors of an evaluation for the length of the block; see EvalWorkerGroup."""
     with _started(
-        eval_bundles(config, os.cpu_count() or 1, samples=samples, reads=reads),
+        eval_bundles(config, samples=samples, reads=reads),
         config.cluster,
         lambda reserved: EvalWorkerGroup(reserved, config, model, tokenizer, vocabulary, compares),
     ) as workers:
@@ -331,7 +335,7 @@ def start_generate_workers(
 ) -> Iterator[GenerateWorkerGroup]:  # fmt: skip
     """The actors of a generation for the length of the block; see GenerateWorkerGroup."""
     with _started(
-        engine_bundles(engine, cluster, os.cpu_count() or 1),
+        engine_bundles(engine, cluster),
         cluster,
         lambda reserved: GenerateWorkerGroup(
             reserved, model, tokenizer, engine, cluster, vocabulary=vocabulary, max_tokens=max_tokens
@@ -350,6 +354,7 @@ def _started(
         workers = make(reserved)
         try:
             workers.wait_ready()
+            check_folder_seen(workers.facts, settings)
             yield workers
         finally:
             workers.stop()

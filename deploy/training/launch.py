@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ...common.config.run import RunConfig
-from ...common.errors import ClusterError, ConfigError, Fault
+from ...common.errors import ConfigError, Fault
 from ...common.logs import EventLog, driver_logs, person_sees
 from ...common.process import ProcessFacts
 from ..cli.progress import Progress, summary_of
@@ -63,7 +63,7 @@ def continue_run(
         refuse_other_data(folder.path, plan.data.sets(), fix)
     if state is None:
         console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
-    drop_after(folder.path, state.step if state else -1)
+    drop_after(folder.path, state.step if state else -1, state.sets if state else 0)
     return _run(config, plan, folder, state, console, callbacks)
 
 
@@ -103,7 +103,7 @@ def _run(
                     vocabulary=plan.vocabulary,
                     max_tokens=plan.max_tokens,
                 ) as workers:
-                    _log_workers(workers.facts, config, metrics_log)
+                    _log_workers(workers.facts, metrics_log)
                     driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:
@@ -112,21 +112,11 @@ def _run(
     return result
 
 
-def _log_workers(workers: Sequence[ProcessFacts], config: RunConfig, metrics_log: MetricsLog) -> None:
-    """Keep what is known of every process.
-
-    Raises ClusterError if a learner rank, which saves checkpoints itself, does not see the run's folder.
-    """
+def _log_workers(workers: Sequence[ProcessFacts], metrics_log: MetricsLog) -> None:
+    """Keep what is known of every process."""
     for facts in workers:
         log.event("worker ready", worker=asdict(facts))
         metrics_log.event("worker", **asdict(facts))
-    blind = [facts for facts in workers if facts.name.startswith("learner-") and not facts.sees_run_dir]
-    if blind:
-        named = ", ".join(f"{facts.name} on {facts.node}" for facts in blind)
-        raise ClusterError(
-            f"output_dir = {config.output_dir} is not seen by {named}, which would save checkpoints there;"
-            " put it on storage that every machine mounts at the same path"
-        )
 
 
 def _context(config: RunConfig, folder: RunDir, state: RunState | None) -> SinkContext:
