@@ -31,7 +31,9 @@ def read_plainly(
     found: list[Floats] = []
     with torch.inference_mode():
         for passage in passages:
-            ids = torch.tensor([[*passage.prompt_ids.tolist(), *passage.answer_ids.tolist()]], device=model.device)
+            ids = torch.tensor(
+                [[*passage.prompt_ids.tolist(), *passage.answer_ids.tolist()]], device=model.device
+            )
             answer = ids[0, len(passage.prompt_ids) :]
             logits = model(ids, use_cache=False).logits[0, len(passage.prompt_ids) - 1 : -1, :vocabulary]
             logprobs = logits.float().log_softmax(-1).gather(1, answer[:, None])[:, 0]

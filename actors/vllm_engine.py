@@ -239,15 +239,15 @@ def local_folder(model: ModelConfig) -> str:
         ) from fault
 
 
-def end_of_sequence_ids(model: str) -> list[int]:
+def end_of_sequence_ids(model: str, revision: str | None = None) -> list[int]:
     """All ids that end an answer: those of the generation config, else those of the model's config."""
     from transformers import AutoConfig, GenerationConfig
 
     found: Any = None
-    with contextlib.suppress(OSError):  # a folder without generation_config.json
-        found = GenerationConfig.from_pretrained(model).eos_token_id
+    with contextlib.suppress(OSError):  # a model without generation_config.json
+        found = GenerationConfig.from_pretrained(model, revision=revision or "main").eos_token_id
     if found is None:
-        found = getattr(AutoConfig.from_pretrained(model), "eos_token_id", None)
+        found = getattr(AutoConfig.from_pretrained(model, revision=revision), "eos_token_id", None)
     if found is None:
         return []
     return sorted(set(found)) if isinstance(found, list) else [found]

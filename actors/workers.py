@@ -17,7 +17,7 @@ import ray
 from ..common.config.run import EngineConfig, ModelConfig, TeacherServerConfig
 from ..common.logs import EventLog, LogTarget, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
-from ..common.process import ProcessFacts, collector_paused
+from ..common.process import ProcessFacts, collector_paused, use_threads
 from ..common.types import (
     BatchSummary,
     Floats,
@@ -47,7 +47,10 @@ log = EventLog(__name__)
 
 
 class Worker:
-    """What all of them share: a name, a log, and facts about their process."""
+    """What all of them share: a name, a log, and facts about their process.
+
+    `threads` of those that compute: None = all cores of the machine on which the actor runs.
+    """
 
     libraries: tuple[str, ...] = ()
     """Those whose versions are among the facts."""
@@ -108,7 +111,7 @@ class RolloutActor(Worker):
             self._settings,
             vocabulary=self._vocabulary,
             max_tokens=self._max_tokens,
-            threads=self._threads,
+            threads=use_threads(self._threads),
         )
         self._sampler = Sampler(self._engine, fetch=ray.get)
 
@@ -144,7 +147,9 @@ class RolloutActor(Worker):
         read = self._engine.read(passages, 0.5 if mixed else 0.0)
         found = {"student": [one.student_logprobs for one in read]}
         if mixed:
-            found["teacher"] = [one.mixed_teacher_logprobs for one in read if one.mixed_teacher_logprobs is not None]
+            found["teacher"] = [
+                one.mixed_teacher_logprobs for one in read if one.mixed_teacher_logprobs is not None
+            ]
         return found
 
     def teacher_checksum(self) -> int | None:
@@ -171,10 +176,11 @@ class TeacherActor(Worker):
         self._vocabulary, self._threads = vocabulary, threads
 
     def _load(self) -> None:
+        threads = use_threads(self._threads)
         with collector_paused():  # heavy: only this process needs it
             from .scorer import Scorer
 
-        _set_threads(self._threads)
+        _set_threads(threads)
         self._scorer: Scorer = Scorer.load(
             self._teacher.path, self._teacher.revision, self._settings, self._vocabulary
         )
@@ -229,10 +235,11 @@ class MeasurerActor(Worker):
         self._vocabulary, self._threads = vocabulary, threads
 
     def _load(self) -> None:
+        threads = use_threads(self._threads)
         with collector_paused():  # heavy: only this process needs it
             from .measurer import Measurer
 
-        _set_threads(self._threads)
+        _set_threads(threads)
         self._measurer: Measurer = Measurer.load(self._model, self._teacher, self._settings, self._vocabulary)
 
     def swap_model(self, model: ModelConfig) -> None:
@@ -317,11 +324,10 @@ class TextSinkActor(Worker):
         return self._sink.examples(rollouts, most)
 
 
-def _set_threads(threads: int | None) -> None:
+def _set_threads(threads: int) -> None:
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
 
 
 def _ids_of(summary: BatchSummary) -> list[str]:

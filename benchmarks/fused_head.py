@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from minillm_ray.common.config.objective import ObjectiveConfig
 from minillm_ray.common.heads import Head
+from minillm_ray.common.process import usable_cores
 from minillm_ray.learner.divergences import REVERSE_KL
 from minillm_ray.learner.fused_loss import fused_loss
 from minillm_ray.learner.objective import TokenConstants, answer_loss
@@ -119,7 +120,7 @@ def hardware() -> dict[str, object]:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "avx512": any("avx512f" in line for line in lines if line.startswith("flags")),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "torch": torch.__version__,
@@ -134,7 +135,7 @@ def main() -> int:
     parser.add_argument("--words", type=int, default=49152)
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--way", choices=["plain", "fused"], help="run one way here; used by the benchmark")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()

@@ -160,7 +160,7 @@ class WorkerDied(MinillmError, RuntimeError):
 
 
 class Disagreement(MinillmError, ArithmeticError):
-    """Processes that hold the same model compute different log-probs; the message says which, and by how much."""
+    """Processes that hold one model compute different log-probs; the message says which, and by how much."""
 
 
 class IncompatibleLibrary(MinillmError, RuntimeError):

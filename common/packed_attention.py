@@ -8,6 +8,7 @@ between a model and the attention that the model had.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 UNBOUNDED = 1 << 30
+OUT_OF_MEMORY = re.compile(r"(?i)out of memory|can(?:'t|not) allocate memory|alloc_failed")
+"""What torch says in a plain RuntimeError where a CPU or a library of CUDA has no memory left."""
 WRAPPED = ("sdpa", "eager")
 """What may stand behind ours: kinds of attention that read their mask as it comes."""
 
@@ -79,10 +82,13 @@ def enable_packing(model: PreTrainedModel, tolerance: float | None = None) -> in
         return 0
     if before in WRAPPED:
         transformers_compat.set_attention_kind(config, _register(before))
-    if _reads_as_if_alone(model, tolerance):
-        return _window(config.get_text_config())
-    transformers_compat.set_attention_kind(config, before)
-    return 0
+    can = False
+    try:
+        can = _reads_as_if_alone(model, tolerance)
+    finally:
+        if not can:
+            transformers_compat.set_attention_kind(config, before)
+    return _window(config.get_text_config()) if can else 0
 
 
 def _reads_as_if_alone(model: PreTrainedModel, tolerance: float | None) -> bool:
@@ -102,7 +108,9 @@ def _reads_as_if_alone(model: PreTrainedModel, tolerance: float | None) -> bool:
         alone = final_hidden(model, ids.to(model.device)).float()
         shared = read(model, torch.from_numpy(packed.ids).to(model.device), layout)[0].float()
     # A family of another shape: attention of its own, or arguments that do not reach it.
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError):
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        if _is_of_the_machine(error):
+            raise
         return False
     finally:
         model.train(training)
@@ -112,6 +120,13 @@ def _reads_as_if_alone(model: PreTrainedModel, tolerance: float | None) -> bool:
         if not bool((distance <= tolerance * wanted.norm(dim=-1)).all()):
             return False
     return True
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether memory or a device failed, which says nothing about a family: it would read slowly for ever,
+    and most likely fail again at its first batch."""
+    kinds = (torch.OutOfMemoryError, torch.AcceleratorError)
+    return isinstance(error, kinds) or OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _window(config: Any) -> int:

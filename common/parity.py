@@ -1,14 +1,15 @@
-"""Whether all processes of a run compute the same log-probs: probe answers, and the comparison of what each says.
+"""Whether all processes of a run compute the same log-probs: probes, and the comparison of what each says.
 
 Pure functions: who computes the log-probs is decided elsewhere (`deploy.runtime.parity`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .types import Floats, Ids, Passage
 
@@ -28,6 +29,8 @@ class Reading:
     """Such as rollout-0, or `REFEREE`."""
     model: str
     """student or teacher."""
+    dtype: str
+    """Type of the model's weights there."""
     logprobs: Sequence[Floats]
     """[T] of each probe, in nats at temperature 1."""
 
@@ -76,36 +79,38 @@ def make_probes(texts: Sequence[Ids], *, longest: int, thresholds: Sequence[int]
         answer = min(SHORT if name == "short" else ORDINARY, length - 1)
         probes.append(Passage(prompt_id=f"probe/{name}", prompt_ids=ids[:-answer], answer_ids=ids[-answer:]))
     first = probes[0]
-    return [*probes, Passage(prompt_id="probe/again", prompt_ids=first.prompt_ids, answer_ids=first.answer_ids)]
+    return [
+        *probes,
+        Passage(prompt_id="probe/again", prompt_ids=first.prompt_ids, answer_ids=first.answer_ids),
+    ]
 
 
 def compare(
-    probes: Sequence[Passage], readings: Sequence[Reading], tolerances: Mapping[str, float], within: float
+    probes: Sequence[Passage],
+    readings: Sequence[Reading],
+    tolerance: Callable[[Reading, Reading], float],
+    within: float,
 ) -> list[Gap]:
     """How far each process is from the referee or, where a model has none, from the first that has the model.
 
-    `tolerances` [nats] are by process; `within` is the share of tokens that must keep to them. What is not a
-    finite number keeps to nothing.
+    `tolerance` gives the nats that two may differ by; `within` is the share of tokens that must keep to it.
+    What is not a finite number keeps to nothing.
     """
     found = []
     for model in dict.fromkeys(reading.model for reading in readings):
         of_model = [reading for reading in readings if reading.model == model]
         base = next((one for one in of_model if one.process == REFEREE), of_model[0])
-        found += [_gap(probes, one, base, tolerances, within) for one in of_model if one is not base]
+        found += [
+            _gap(probes, one, base, tolerance(one, base), within) for one in of_model if one is not base
+        ]
     return found
 
 
-def _gap(
-    probes: Sequence[Passage], one: Reading, base: Reading, tolerances: Mapping[str, float], within: float
-) -> Gap:
-    differences = [
-        np.abs(np.asarray(here, np.float64) - np.asarray(there, np.float64))
-        for here, there in zip(one.logprobs, base.logprobs, strict=True)
-    ]
-    differences = [np.where(np.isfinite(each), each, np.inf) for each in differences]
+def _gap(probes: Sequence[Passage], one: Reading, base: Reading, tolerance: float, within: float) -> Gap:
+    differences = [_differences(*pair) for pair in zip(one.logprobs, base.logprobs, strict=True)]
     whole = np.concatenate(differences)
     worst = int(np.argmax([each.max() for each in differences]))
-    share = float((whole <= tolerances[one.process]).mean())
+    share = float((whole <= tolerance).mean())
     return Gap(
         process=one.process,
         model=one.model,
@@ -116,3 +121,9 @@ def _gap(
         probe=probes[worst].prompt_id,
         agrees=share >= within,
     )
+
+
+def _differences(one: Floats, other: Floats) -> npt.NDArray[np.float64]:
+    finite = np.isfinite(one) & np.isfinite(other)
+    gaps = np.abs(np.where(finite, one, 0).astype(np.float64) - np.where(finite, other, 0))
+    return np.where(finite, gaps, np.inf)

@@ -1,4 +1,4 @@
-"""What every process needs: whole files or none, facts about itself, quick imports, and quiet threads."""
+"""What every process needs: whole files, facts about itself, its cores, quick imports, and quiet threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 STATUS = Path("/proc/self/status")
 OPENMP = {
@@ -21,6 +21,62 @@ OPENMP = {
     "GOMP_SPINCOUNT": "5000",
 }
 """Environment of every process that computes, read when OpenMP is loaded; what the user has set stays."""
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may keep busy: what affinity and quotas leave of the machine's, 1 at least.
+
+    `os.cpu_count()` is what the machine has, whatever `taskset` or a container allows. Quotas are rounded
+    down: threads that wait for each other all stand still once one too many has used the quota up. `root` is
+    where /proc and /sys are.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *map(int, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores' worth of time that this process's control groups grant, with those that they are part of."""
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 names no controllers; version 1 has a folder for each, or for some of them together.
+        for hierarchy in {controllers, "cpu"} if controllers else {""}:
+            folder = root / "sys/fs/cgroup" / hierarchy
+            # A group also keeps to the limits of those above it. In a container the path may be the host's,
+            # of which nothing is there; what limits the container then lies at the top.
+            for part in ("", *PurePosixPath(path.lstrip("/")).parts):
+                folder /= part
+                if (quota := _quota(folder)) is not None:
+                    yield quota
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores' worth of time of one control group; None where nothing limits it."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def use_threads(asked: int | None, sharing: int = 1) -> int:
+    """Have libraries that are imported from now on compute with this many threads; returns how many.
+
+    None asked: with all cores that this process may use, wherever it runs. `sharing` processes of one machine
+    divide them. Ray has set the variable to whole CPUs that the actor reserves, which is no measure here,
+    since actors that take turns reserve fractions.
+    """
+    threads = max(1, (asked or usable_cores()) // sharing)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    return threads
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import ray
 from ..common.config.run import RunConfig
 from ..common.logs import EventLog, LogTarget, quiet_libraries, setup_logging
 from ..common.metrics import Metrics
-from ..common.process import ProcessFacts, collector_paused
+from ..common.process import ProcessFacts, collector_paused, use_threads
 from ..common.types import AnswerFormat, AnswerMeasure, Floats, Passage, WeightVersion
 from ..common.weights import Arrays, WeightManifest
 
@@ -42,12 +42,18 @@ class LearnerActor:
         self._listen_socket = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
         return ray.util.get_node_ip_address(), self._listen_socket.getsockname()[1]
 
-    def ready(self, address: str, port: int) -> ProcessFacts:
+    def node(self) -> str:
+        """Ray's name for the machine on which this rank runs."""
+        return ray.get_runtime_context().get_node_id()
+
+    def ready(self, address: str, port: int, *nodes: str) -> ProcessFacts:
         """Join the other ranks and load the student; facts for the log. Call it first, once.
 
-        `address` and `port` are where rank 0 listens.
+        `address` and `port` are where rank 0 listens, `nodes` those of all ranks: ranks of one machine share
+        its cores.
         """
         start = time.perf_counter()
+        use_threads(self._config.cluster.threads, sharing=max(1, nodes.count(self.node())))
         with collector_paused():
             from .rank import Rank
 

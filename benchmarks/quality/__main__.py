@@ -99,7 +99,12 @@ def best_rate(runs: Sequence[Values]) -> float:
 
     A step takes as long at any rate, so steps tell rates apart and not the machine's better minutes.
     """
-    return min(runs, key=lambda run: (steps_of(run), run["looks"][-1]["reverse_kl"]))["lr"]
+    return min(runs, key=lambda run: (steps_of(run), _or_last(run["looks"][-1]["reverse_kl"])))["lr"]
+
+
+def _or_last(value: float) -> float:
+    """A value to be sorted by; what is no number comes last."""
+    return value if math.isfinite(value) else math.inf
 
 
 def beside(best: float, rates: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from ..errors import ABSENT, Fault
 from .base import Count
 from .data import PromptData, PromptSection, PromptSettings
-from .run import ClusterConfig, EngineConfig, ModelConfig, TeacherServerConfig
+from .run import ClusterConfig, EngineConfig, ModelConfig, TeacherServerConfig, VerifyConfig
 
 METRICS: dict[str, str] = {
     "rouge_l": "ROUGE-L F-measure with stemming, best reference, x 100; by length too",
@@ -82,6 +82,7 @@ class EvalConfig(PromptSection):
     (as in the authors' code, which flattens the curve of a model with short answers)."""
     engine: EngineConfig = EngineConfig()
     teacher_server: TeacherServerConfig = TeacherServerConfig()
+    verify: VerifyConfig = VerifyConfig()
     cluster: ClusterConfig = ClusterConfig()
     plugins: tuple[str, ...] = ()
     """Python modules that offer data readers."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from ..errors import Fault
 from .base import Count, Section
 from .data import PromptData, PromptSection, PromptSettings
-from .run import ClusterConfig, EngineConfig, ModelConfig
+from .run import ClusterConfig, EngineConfig, ModelConfig, VerifyConfig
 
 Author = Literal["teacher", "student"]
 """Which of a run file's models answers."""
@@ -39,6 +39,7 @@ class GenerateConfig(Section):
     """Whether answers that were cut at rollout.max_new_tokens are kept."""
     data: GenerateData
     rollout: GenerateEngine
+    verify: VerifyConfig = VerifyConfig()
     cluster: ClusterConfig
     seed: Annotated[int, Field(ge=0)]
     plugins: tuple[str, ...] = ()

@@ -167,6 +167,18 @@ class ValidationConfig(Section):
     """Longest answer; null = as in training."""
 
 
+class VerifyConfig(Section):
+    """When processes that hold the same model are taken to compute the same."""
+
+    tolerance: Positive | None = None
+    """Most nats by which a token's log-prob may differ; null = 1e-3 where all is float32, else 0.2."""
+    within: Fraction = 0.99
+    """Share of the probes' tokens that must keep to it."""
+    referee: bool = True
+    """Read the probes by a plain forward pass of transformers too, before actors start. false = processes are
+    compared with each other alone."""
+
+
 class ClusterConfig(Section):
     """What the processes of a run reserve. Those that take turns reserve fractions of a CPU."""
 
@@ -174,8 +186,9 @@ class ClusterConfig(Section):
     """null = the cluster this job runs in, else a new local one; "auto" or "ray://..." = that cluster."""
     dashboard: bool = True
     """Start the Ray dashboard with a local cluster."""
-    cpus: Positive | None = None
-    """CPUs that a local cluster declares; null = all of this machine's."""
+    cpus: Count | None = None
+    """CPUs that a local cluster declares, whole ones as Ray wants them; null = the cores that the driver may
+    use."""
     rollout_cpus: Positive = 0.5
     teacher_cpus: Positive = 0.5
     learner_cpus: Positive = 0.4
@@ -184,7 +197,8 @@ class ClusterConfig(Section):
     teacher_gpus: NonNegative = 0.0
     learner_gpus: NonNegative = 0.0
     threads: Count | None = None
-    """Threads of a rollout or teacher actor; null = all cores, since roles take turns. Ranks share them."""
+    """Threads of a rollout or teacher actor; null = all cores that it may use where it runs, since roles take
+    turns. Ranks of one machine share them."""
     start_timeout_s: Positive = 600.0
     """How long actors may take to start."""
 
@@ -201,6 +215,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     learner: LearnerConfig = LearnerConfig()
     validation: ValidationConfig = ValidationConfig()
+    verify: VerifyConfig = VerifyConfig()
     cluster: ClusterConfig = ClusterConfig()
     output_dir: Path = Path("runs/minillm")
     """Folder of the run: settings, metrics, plots, rollouts, checkpoints."""

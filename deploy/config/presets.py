@@ -88,6 +88,7 @@ def _generation(run: RunConfig, by: Author, keep_cut: bool) -> GenerateConfig:
         keep_cut=keep_cut,
         data=GenerateData(**data),
         rollout=GenerateEngine(**engine),
+        verify=run.verify,
         cluster=run.cluster,
         plugins=run.plugins,
         seed=run.seed,

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import numpy as np
+
 from ...common.config.run import RunConfig
 from ...common.errors import InputError, collect_error
-from ...common.types import AnswerFormat, Dropped, Passage, Prompt
+from ...common.types import AnswerFormat, Dropped, Ids, Passage, Prompt
 from .readers import read_rows
 from .record import start_time
 from .tokenize import Blocks, Kept, Limit, TokenizedData, load_blocks, tokenize_rows
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
+PROBED = 16
+"""Items of each set that the probes of the parity check are cut of."""
 MANY_REPEATED = 0.05
 """Share of repeated prompts from which on it is said."""
 Name = Literal["train", "validation", "test"]
@@ -199,6 +203,18 @@ def _by_tokens(items: Sequence[Prompt] | Sequence[Passage]) -> dict[bytes, str]:
             (item.token_ids, item.id) if isinstance(item, Prompt) else (item.prompt_ids, item.prompt_id)
         )
         found.setdefault(ids.tobytes(), name)
+    return found
+
+
+def texts_of(data: RunData) -> list[Ids]:
+    """Tokens of the run's own data, some of every set, to cut probes of."""
+    found: list[Ids] = []
+    for items in data.sets().values():
+        for n in range(min(PROBED, len(items))):
+            item = items[n]
+            found.append(
+                item.token_ids if isinstance(item, Prompt) else np.append(item.prompt_ids, item.answer_ids)
+            )
     return found
 
 

@@ -14,12 +14,15 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from ...common.config.eval import METRICS, EvalConfig
+from ...common.config.eval import METRICS, EvalConfig, plain_model
 from ...common.logs import driver_logs, person_sees
+from ...common.parity import make_probes
 from ..cli.progress import Progress, summary_of
+from ..data.load import PROBED
 from ..data.record import FILE, keep_record, start_time
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
+from ..runtime.parity import UNCHECKED, Parity
 from ..runtime.workers import EvalWorkerGroup, start_eval_workers
 from .check import Candidate, check_eval
 from .model_eval import ModelEval, TeacherAnswers, samples_answers
@@ -120,17 +123,37 @@ def _measure_all(
                 progress.say(f"Ray dashboard: {dashboard}")
             progress.start_steps(len(results), total)
             shared = TeacherAnswers()
+            missing = {
+                candidate.name: [
+                    (task, mark)
+                    for task, mark in zip(candidate.tasks, candidate.marks, strict=True)
+                    if (candidate.name, task.name) not in results
+                ]
+                for candidate in candidates
+            }
+            wanted = [candidate for candidate in candidates if missing[candidate.name]]
+            parities = [_parity(config, candidate, progress) for candidate in wanted]
             with WorkerReuse(config, progress) as stage:
-                for candidate in candidates:
-                    missing = [
-                        (task, mark)
-                        for task, mark in zip(candidate.tasks, candidate.marks, strict=True)
-                        if (candidate.name, task.name) not in results
-                    ]
-                    if missing:
-                        for part in _measure_model(config, folder, candidate, missing, shared, stage):
-                            results.add(part)
-                            progress.step(len(results))
+                for candidate, parity in zip(wanted, parities, strict=True):
+                    own = missing[candidate.name]
+                    for part in _measure_model(config, folder, candidate, own, shared, stage, parity):
+                        results.add(part)
+                        progress.step(len(results))
+
+
+def _parity(config: EvalConfig, candidate: Candidate, progress: Progress) -> Parity:
+    """The probes of a model, as the referee has read them, before any actor starts."""
+    texts = [prompt.token_ids for task in candidate.tasks for prompt in task.prompts[:PROBED]]
+    probes = make_probes(texts, longest=config.max_tokens, thresholds=candidate.facts.thresholds)
+    parity = Parity(probes, candidate.vocabulary, config.verify)
+    dtype = config.teacher_server.dtype
+    models = {"student": (plain_model(candidate.model), dtype)}
+    if candidate.compares and config.teacher is not None:
+        models["teacher"] = plain_model(config.teacher), dtype
+    progress.phase(f"{candidate.name}: reading probes")
+    if not parity.ask_referee(models, config.cluster) and config.verify.referee:
+        progress.say(f"{candidate.name}: {UNCHECKED}")
+    return parity
 
 
 class WorkerReuse:
@@ -176,6 +199,7 @@ def _measure_model(
     missing: Sequence[tuple[Task, str]],
     shared: TeacherAnswers,
     stage: WorkerReuse,
+    parity: Parity,
 ) -> Iterator[Part]:
     """Each missing part of one model, kept as soon as it is whole."""
     samples = any(samples_answers(config, task) for task, _ in missing)
@@ -183,6 +207,7 @@ def _measure_model(
         task.is_classification or (config.wants("lm_loss") and task.given) for task, _ in missing
     )
     workers = stage.workers(candidate, samples=samples, reads=reads)
+    parity.check(workers.readings(parity.probes))
     for task, mark in missing:
         kept = folder.kept(candidate.name, task.name, mark)
         # What an earlier call measured stays, and is measured with the rest.

@@ -41,6 +41,8 @@ class ModelFacts:
     head_dim: int
     context: int | None
     """Most tokens of prompt and answer; None = no limit in its settings."""
+    thresholds: tuple[int, ...]
+    """Tokens from which on positions are treated in another way: sliding windows, original rope lengths."""
     tied: bool
     """Whether the output layer is the embedding."""
     shape: str
@@ -89,9 +91,18 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
         kv_heads=_first(sizes, "num_key_value_heads") or heads,
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
         context=_first(sizes, "max_position_embeddings"),
+        thresholds=_thresholds(sizes),
         tied=output is not None and output.weight is empty.get_input_embeddings().weight,
         shape=shape,
     )
+
+
+def _thresholds(config: PretrainedConfig) -> tuple[int, ...]:
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, Mapping))]
+    found = [one.get("original_max_position_embeddings") for one in kinds]
+    found += [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return tuple(sorted({int(tokens) for tokens in found if isinstance(tokens, int | float) and tokens > 0}))
 
 
 def _first(config: PretrainedConfig, *names: str) -> int | None:

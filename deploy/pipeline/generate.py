@@ -7,7 +7,6 @@ to the text sink, which writes them in parts; the driver only sees how long they
 from __future__ import annotations
 
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,17 +23,19 @@ from ...common.config.data import PromptSection
 from ...common.config.generate import Author, GenerateConfig
 from ...common.errors import ConfigError, DataError, Fault, InputError, collect_error, merge_errors
 from ...common.logs import EventLog, driver_logs, person_sees
+from ...common.parity import make_probes
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
 from ..cli.progress import Progress, clock, summary_of
 from ..config.loader import CONFIG_FILE, Values, as_yaml, read_settings, validated_as
 from ..config.presets import generation_of
-from ..data.load import ID_PREFIX
+from ..data.load import ID_PREFIX, PROBED
 from ..data.readers import read_rows
 from ..data.record import keep_record, refuse_other_data, start_time
 from ..data.tokenize import Kept, Limit, TokenizedData, tokenize_rows
 from ..models.inspect import inspect_model
 from ..preflight import rules
 from ..runtime.cluster import cluster
+from ..runtime.parity import UNCHECKED, Parity
 from ..runtime.placement import engine_bundles
 from ..runtime.workers import start_generate_workers
 
@@ -77,6 +78,8 @@ class GeneratePlan:
     """The time that chat templates were told."""
     tokenizer: PreTrainedTokenizerBase
     vocabulary: int
+    thresholds: tuple[int, ...]
+    """See ModelFacts.thresholds."""
 
 
 def load_generation(
@@ -123,7 +126,7 @@ def check_generation(config: GenerateConfig) -> GeneratePlan:
     """Everything that can be checked without machines, as `check_run` does it for runs."""
     found: list[InputError] = []
     facts, tokenizer = inspect_model(config.model, config.by, found)
-    needed = engine_bundles(config.rollout, config.cluster, os.cpu_count() or 1)
+    needed = engine_bundles(config.rollout, config.cluster)
     faults = config.faults() + rules.resource_faults(config.cluster, needed)
     if facts is not None:
         max_prompt = Limit("data.max_prompt_tokens", config.data.max_prompt_tokens)
@@ -151,6 +154,7 @@ def check_generation(config: GenerateConfig) -> GeneratePlan:
         started=started,
         tokenizer=tokenizer,
         vocabulary=min(facts.vocabulary, len(tokenizer)),
+        thresholds=facts.thresholds,
     )
 
 
@@ -257,6 +261,11 @@ def _draw(
     with cluster(config.cluster) as dashboard:
         if dashboard:
             progress.say(f"Ray dashboard: {dashboard}")
+        texts = [prompt.token_ids for prompt in plan.prompts[:PROBED]]
+        probes = make_probes(texts, longest=config.max_tokens, thresholds=plan.thresholds)
+        parity = Parity(probes, plan.vocabulary, config.verify)
+        if not parity.ask_referee({"student": (config.model, rollout.dtype)}, config.cluster):
+            progress.say(UNCHECKED)
         with start_generate_workers(
             config.model,
             plan.tokenizer,
@@ -265,6 +274,7 @@ def _draw(
             vocabulary=plan.vocabulary,
             max_tokens=config.max_tokens,
         ) as workers:
+            parity.check(workers.readings(probes))
             samples = rollout.num_generations
             counter = _AnswerProgress(progress, done * samples, len(plan.prompts) * samples)
             workers.write_parts(config.output_dir, left, plan.prompts, plan.data.questions, spec, counter)

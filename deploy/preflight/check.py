@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import psutil
 
 from ...common.config.run import RunConfig
 from ...common.errors import ConfigError, Fault, InputError, collect_error, merge_errors
+from ...common.process import usable_cores
 from ..data.load import RunData, load_run_data
 from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts, inspect_model, shared_vocabulary
@@ -33,7 +33,8 @@ class Process:
     count: int
     cpus: float
     gpus: float
-    threads: int
+    threads: int | None
+    """None = all cores of its machine, of which nothing is known here."""
     memory: Memory
 
 
@@ -74,7 +75,7 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     if student and tokenizer and (config.teacher is None or (teacher and teacher_tokenizer)):
         vocabulary = collect_error(found, shared_vocabulary, student, teacher, tokenizer, teacher_tokenizer)
     faults = config.faults()
-    faults += rules.resource_faults(config.cluster, bundles(config, os.cpu_count() or 1))
+    faults += rules.resource_faults(config.cluster, bundles(config))
     data = load_run_data(config, tokenizer, found, later) if tokenizer is not None else RunData()
     faults += _model_faults(config, student, teacher, vocabulary, data.answer_format.end_ids)
     found += rules.metric_errors(config.validation.metric, data.validation, config.teacher is not None)
@@ -116,7 +117,7 @@ def _model_faults(
         held = memory.in_engine(config, student, teacher)
         found += rules.cache_faults("rollout", config.rollout, held, config.max_tokens)
     if vocabulary is not None:
-        found += rules.end_faults("student", config.student.path, vocabulary, max_answer, ends)
+        found += rules.end_faults("student", config.student, vocabulary, max_answer, ends)
     return found
 
 
@@ -155,14 +156,14 @@ def _processes(
         "learner": memory.learner_memory(config, student, teacher, vocabulary),
         "rollout": memory.rollout_memory(config, student, teacher, vocabulary),
     } | ({"teacher": memory.teacher_memory(config, teacher)} if teacher else {})
-    wanted = bundles(config, os.cpu_count() or 1)
+    wanted = bundles(config)
     found = [
         Process(
             role=one.role,
             count=sum(bundle.role == one.role for bundle in wanted),
             cpus=one.cpus,
             gpus=one.gpus,
-            threads=one.threads,
+            threads=_threads(config, one.role),
             memory=needs[one.role],
         )
         for one in {bundle.role: bundle for bundle in wanted}.values()
@@ -176,6 +177,16 @@ def _processes(
         memory=memory.writer_memory(),
     )
     return (*found, writer)
+
+
+def _threads(config: RunConfig, role: str) -> int | None:
+    """Threads of each process of a role, as its actor will count them (`use_threads`)."""
+    here = rules.where(config.cluster) == rules.LOCAL
+    threads = config.cluster.threads or (usable_cores() if here else None)
+    if role != "learner" or config.learner.world_size == 1:
+        return threads
+    # Ranks of one machine share its threads; elsewhere it is not known how they will lie.
+    return max(1, threads // config.learner.world_size) if threads and here else None
 
 
 def _memory_notes(config: RunConfig, plan: Plan) -> list[str]:

@@ -45,7 +45,8 @@ def _process_table(plan: Plan) -> Table:
     table.add_row("CPUs", *(f"{p.cpus:g}" for p in plan.processes))
     if any(p.gpus for p in plan.processes):
         table.add_row("GPUs", *(f"{p.gpus:g}" for p in plan.processes))
-    table.add_row("threads", *(str(p.threads) for p in plan.processes), end_section=True)
+    threads = ("all" if p.threads is None else str(p.threads) for p in plan.processes)
+    table.add_row("threads", *threads, end_section=True)
     held = [p.memory for p in plan.processes] + [plan.store]
     for part in PARTS:
         table.add_row(part, *(_size(m.parts.get(part, 0)) for m in held))

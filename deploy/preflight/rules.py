@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -9,12 +10,13 @@ import ray
 
 from ...actors.vllm_engine import end_of_sequence_ids
 from ...common.config.data import TextConfig
-from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
+from ...common.config.run import ClusterConfig, EngineConfig, ModelConfig, RunConfig
 from ...common.errors import ABSENT, DataError, Fault, shown
 from ...common.types import Prompt
 from ..data.load import RunData
 from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts
+from ..runtime.cluster import local_cpus
 from ..runtime.placement import Bundle
 from .memory import cache_tokens
 
@@ -94,17 +96,17 @@ def cache_faults(
 
 
 def end_faults(
-    name: str, path: str, vocabulary: int, max_answer: Limit, known: Sequence[int] = ()
+    name: str, model: ModelConfig, vocabulary: int, max_answer: Limit, known: Sequence[int] = ()
 ) -> list[Fault]:
     """Whether an answer of the model `name` can end before its limit; `known` ids end one by the data."""
-    ends = sorted({*end_of_sequence_ids(path), *known})
+    ends = sorted({*end_of_sequence_ids(model.path, model.revision), *known})
     if any(end < vocabulary for end in ends):
         return []
     named = f"only {ends}, which are outside the {vocabulary} words" if ends else "no end-of-sequence token"
     return [
         Fault(
             f"{name}.path",
-            path,
+            model.path,
             f"names {named}, so every answer would run to {max_answer.key}",
             "set eos_token_id in its generation_config.json",
         )
@@ -174,13 +176,16 @@ def resource_faults(cluster: ClusterConfig, needed: Sequence[Bundle]) -> list[Fa
     for kind, amount in need.items():
         if amount > have.get(kind, 0.0) + 1e-6:
             settings = tuple(f"cluster.{p.role}_{kind.lower()}s" for p in _one_each(needed))
+            way_out = f"lower {', '.join(settings)}, or use fewer actors or ranks"
+            if kind == "CPU" and where(cluster) == LOCAL:  # numbers, so roles that take turns share a core
+                way_out += f", or declare more (cluster.cpus={math.ceil(amount - 1e-6)})"
             found.append(
                 Fault(
                     "cluster",
                     ABSENT,
                     f"reserves {amount:g} {kind}s ({_terms(needed, kind, cluster)}), and {where(cluster)}"
                     f" declares {have.get(kind, 0.0):g}",
-                    f"lower {', '.join(settings)}, or use fewer actors or ranks",
+                    way_out,
                     also=settings,
                 )
             )
@@ -195,8 +200,7 @@ def declared(cluster: ClusterConfig) -> Mapping[str, float] | None:
         return None
     import torch
 
-    cpus = int(cluster.cpus) if cluster.cpus is not None else os.cpu_count() or 1
-    return {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(local_cpus(cluster)), "GPU": float(torch.cuda.device_count())}
 
 
 def where(cluster: ClusterConfig) -> str:

@@ -6,6 +6,7 @@ print(compare(["runs/minillm", "runs/control"]).pictures)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -198,10 +199,12 @@ def _validation_table(runs: Mapping[str, Lines]) -> list[Table]:
             points = [(line["step"], line[metric]) for line in lines if metric in line]
             if not points:
                 continue
-            # The first of equals: the run keeps that student as its best.
-            step, best = max(points, key=lambda point: column.better * point[1])
-            values = [f"{value:.{column.digits}f}" for value in (points[0][1], points[-1][1], best)]
-            table.add_row(heading, name, *values, str(step))
+            # The first of equals, and never what is no number: the run keeps that student as its best.
+            finite = [point for point in points if math.isfinite(point[1])]
+            best = max(finite, key=lambda point: column.better * point[1], default=None)
+            ends = [f"{value:.{column.digits}f}" for _, value in (points[0], points[-1])]
+            top = ["-", "-"] if best is None else [f"{best[1]:.{column.digits}f}", str(best[0])]
+            table.add_row(heading, name, *ends, *top)
             heading = ""
         table.add_section()
     return [table] if table.row_count else []

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from ...common.config.run import ClusterConfig
 from ...common.errors import ClusterError
+from ...common.process import usable_cores
 
 REACH_S = 5.0
 """How long a head node may take to answer; Ray itself would go on trying for ten minutes."""
@@ -39,7 +40,7 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
         else:
             context = ray.init(
                 address="local",
-                num_cpus=None if settings.cpus is None else int(settings.cpus),
+                num_cpus=local_cpus(settings),
                 include_dashboard=settings.dashboard,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
@@ -50,6 +51,11 @@ def cluster(settings: ClusterConfig) -> Iterator[str]:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
+
+
+def local_cpus(settings: ClusterConfig) -> int:
+    """CPUs that a local cluster declares. Left to itself Ray would not ask what `taskset` allows."""
+    return settings.cpus or usable_cores()
 
 
 def _check_reachable(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class LearnerGroup:
         ]
         self._lost: WorkerDied | None = None
         address, port = self._collect([self._ranks[0].listen.remote()], self._timeout_s)[0]
-        self._starting = [rank.ready.remote(address, port) for rank in self._ranks]
+        # Ray waits for the answers before it calls `ready`, so that this process need not.
+        nodes = [rank.node.remote() for rank in self._ranks]
+        self._starting = [rank.ready.remote(address, port, *nodes) for rank in self._ranks]
         self._facts: list[ProcessFacts] = []
 
     def ready(self) -> list[ProcessFacts]:
@@ -120,9 +123,13 @@ class LearnerGroup:
         self._all("load_weights", lambda rank: (str(folder.absolute()),))
 
     def peak_memory(self) -> dict[str, int]:
-        """Most resident bytes of each rank so far, by name."""
+        """Most resident bytes so far of each rank that lives, by name; a dead one raises nothing here."""
+        found = {}
         calls = [call_inside(rank, peak_resident) for rank in self._ranks]
-        return dict(zip(self._names, self._collect(calls), strict=True))
+        for name, call in zip(self._names, calls, strict=True):
+            with suppress(RayActorError):
+                found[name] = ray.get(call)
+        return found
 
     def stop(self) -> None:
         """End all ranks."""

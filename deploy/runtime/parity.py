@@ -1,4 +1,4 @@
-"""The parity check: before the first step, every process must compute the same log-probs as a plain forward pass.
+"""The parity check: before the first step all processes must compute the log-probs of a plain forward pass.
 
 Losses, importance weights and divergences are right only if engine, teacher and learner agree on what they
 compute. The referee reads the probes in a process that has ended before the actors start.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from ...actors.referee import read_plainly
 from ...common.config.base import Dtype
@@ -19,61 +19,92 @@ from ...common.config.run import ClusterConfig, ModelConfig, VerifyConfig
 from ...common.errors import Disagreement, MinillmError
 from ...common.logs import EventLog
 from ...common.parity import REFEREE, Gap, Reading, compare
-from ...common.types import Passage
+from ...common.process import usable_cores
+from ...common.types import Floats, Passage
 from .placement import PROCESS
 
 log = EventLog(__name__)
-TOLERANCE: Mapping[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.2}
-"""Most nats by which a log-prob may differ, by the least exact type of those that are compared."""
+EXACT, INEXACT = 1e-3, 0.2
+"""Most nats by which a log-prob may differ: where both sides compute in float32, and where one does not."""
+UNCHECKED = (
+    "unchecked against a referee: a plain forward pass of the models does not fit beside what runs here"
+)
+Job = tuple[str, str, str | None, Dtype]
+"""Which model, its path and revision, and the type to read it in."""
 
 
-def referee_readings(
-    models: Mapping[str, ModelConfig], dtypes: Mapping[str, Dtype], vocabulary: int,
-    probes: Sequence[Passage], cluster: ClusterConfig,
-) -> list[Reading]:  # fmt: skip
-    """What a plain forward pass of each model (student, teacher) says of the probes; its process has ended then."""
-    gpus = cluster.learner_gpus
-    environment = {"env_vars": {name: os.environ.get(name, value) for name, value in PROCESS.items()}}
-    task: Any = ray.remote(num_cpus=cluster.learner_cpus, num_gpus=gpus, max_calls=1, runtime_env=environment)(_read)
-    jobs = [(name, model.path, model.revision, dtypes[name]) for name, model in models.items()]
-    try:
-        found = ray.get(task.remote(jobs, vocabulary, list(probes), cluster.threads or os.cpu_count()))
-    except RayTaskError as failure:
-        if isinstance(failure.cause, MinillmError):
-            raise failure.cause from None
-        raise
-    return [Reading(process=REFEREE, model=name, logprobs=found[name]) for name in models]
+class Parity:
+    """The probes of a run, what the referee says of them, and the verdict on the processes of its actors."""
+
+    def __init__(self, probes: Sequence[Passage], vocabulary: int, settings: VerifyConfig):
+        self.probes, self._vocabulary, self._settings = probes, vocabulary, settings
+        self._referee: list[Reading] = []
+
+    def ask_referee(self, models: Mapping[str, tuple[ModelConfig, Dtype]], cluster: ClusterConfig) -> bool:
+        """Have a plain forward pass of each model (student, teacher) read the probes; whether it could.
+
+        Its process has ended when this returns. It reserves what a learner rank does.
+        """
+        self._referee = []
+        if not self._settings.referee:
+            return False
+        environment = {"env_vars": {name: os.environ.get(name, value) for name, value in PROCESS.items()}}
+        task: Any = ray.remote(
+            num_cpus=cluster.learner_cpus,
+            num_gpus=cluster.learner_gpus,
+            max_calls=1,
+            max_retries=0,
+            runtime_env=environment,
+        )(_read)
+        jobs: list[Job] = [
+            (name, model.path, model.revision, dtype) for name, (model, dtype) in models.items()
+        ]
+        try:
+            found = ray.get(task.remote(jobs, self._vocabulary, list(self.probes), cluster.threads))
+        except RayTaskError as failure:
+            if isinstance(failure.cause, MinillmError):
+                raise failure.cause from None
+            if not isinstance(failure.cause, MemoryError):
+                raise
+            return False
+        except (WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            return False
+        self._referee = [
+            Reading(process=REFEREE, model=name, dtype=dtype, logprobs=found[name])
+            for name, (_, dtype) in models.items()
+        ]
+        return True
+
+    def check(self, readings: Sequence[Reading]) -> list[Gap]:
+        """How far each process is from the referee, or from the first that has its model.
+
+        Raises Disagreement, which names every process that is too far off.
+        """
+        gaps = compare(self.probes, [*self._referee, *readings], self._tolerance, self._settings.within)
+        for gap in gaps:
+            log.event(
+                "parity", process=gap.process, model=gap.model, against=gap.against, largest=gap.largest
+            )
+        if wrong := [gap for gap in gaps if not gap.agrees]:
+            lines = "\n  ".join(map(str, wrong))
+            raise Disagreement(
+                f"processes do not compute the same log-probs:\n  {lines}\n  Something in a model's config is"
+                " read in another way there; see the families in the documents. If one is only less exact"
+                " than verify.tolerance allows, raise that."
+            )
+        return gaps
+
+    def _tolerance(self, one: Reading, base: Reading) -> float:
+        exact = one.dtype == base.dtype == "float32"
+        return self._settings.tolerance or (EXACT if exact else INEXACT)
 
 
-def _read(jobs: Sequence[tuple[str, str, str | None, Dtype]], vocabulary: int, probes: Sequence[Passage], threads: int):
+def _read(
+    jobs: Sequence[Job], vocabulary: int, probes: Sequence[Passage], threads: int | None
+) -> dict[str, list[Floats]]:
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or usable_cores())
     return {
         name: read_plainly(path, revision, dtype, vocabulary, probes) for name, path, revision, dtype in jobs
     }
-
-
-def check_parity(
-    probes: Sequence[Passage], readings: Sequence[Reading], dtypes: Mapping[str, Dtype], settings: VerifyConfig
-) -> list[Gap]:
-    """How far each process is from the referee. `dtypes` are by process, without the number of its copy.
-
-    Raises Disagreement, naming every process that is too far off.
-    """
-    tolerances = {
-        reading.process: settings.tolerance or TOLERANCE[dtypes[reading.process.rpartition("-")[0]]]
-        for reading in readings
-        if reading.process != REFEREE
-    }
-    gaps = compare(probes, readings, tolerances | {REFEREE: 0.0}, settings.within)
-    for gap in gaps:
-        log.event("parity", process=gap.process, model=gap.model, against=gap.against, largest=gap.largest)
-    if wrong := [gap for gap in gaps if not gap.agrees]:
-        lines = "\n  ".join(map(str, wrong))
-        raise Disagreement(
-            f"processes do not compute the same log-probs:\n  {lines}\n  The model's family, or a setting of"
-            " its config, is read differently there: see docs/reference/families.md. If numbers are only less exact"
-            " than verify.tolerance allows, raise it."
-        )
-    return gaps

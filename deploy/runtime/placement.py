@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from ...common.config.eval import EvalConfig
 from ...common.config.run import ClusterConfig, EngineConfig, RunConfig
 from ...common.errors import ClusterError
 from ...common.logs import LogTarget
-from ...common.process import OPENMP
+from ...common.process import OPENMP, ProcessFacts
 
 PROCESS = OPENMP | {
     # Passes make and drop tensors of many megabytes. Giving that memory back each time, and having it zeroed
@@ -51,7 +52,8 @@ class Bundle:
     role: str
     cpus: float
     gpus: float
-    threads: int
+    threads: int | None
+    """As set; None = all cores of the machine on which it will run, which only the actor itself can count."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -59,40 +61,36 @@ class Bundle:
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
-def bundles(config: RunConfig, cores: int) -> list[Bundle]:
-    """The actors of a run, in the order in which they start. `cores` are those of one machine."""
-    here, world_size = config.cluster, config.learner.world_size
-    threads = here.threads or cores
-    found = _bundles(
-        "learner", world_size, here.learner_cpus, here.learner_gpus, max(1, threads // world_size)
-    )
+def bundles(config: RunConfig) -> list[Bundle]:
+    """The actors of a run, in the order in which they start."""
+    here = config.cluster
+    world_size, teachers = config.learner.world_size, config.teacher_server.num_actors
+    found = _bundles("learner", world_size, here.learner_cpus, here.learner_gpus, here.threads)
     if needs_rollouts(config):
-        found += engine_bundles(config.rollout, here, cores)
+        found += engine_bundles(config.rollout, here)
     if config.asks_teacher:
-        found += _bundles(
-            "teacher", config.teacher_server.num_actors, here.teacher_cpus, here.teacher_gpus, threads
-        )
+        found += _bundles("teacher", teachers, here.teacher_cpus, here.teacher_gpus, here.threads)
     return found
 
 
-def engine_bundles(engine: EngineConfig, cluster: ClusterConfig, cores: int) -> list[Bundle]:
+def engine_bundles(engine: EngineConfig, cluster: ClusterConfig) -> list[Bundle]:
     """The rollout actors alone."""
     return _bundles(
-        "rollout", engine.num_engines, cluster.rollout_cpus, cluster.rollout_gpus, cluster.threads or cores
+        "rollout", engine.num_engines, cluster.rollout_cpus, cluster.rollout_gpus, cluster.threads
     )
 
 
-def eval_bundles(config: EvalConfig, cores: int, *, samples: bool, reads: bool) -> list[Bundle]:
+def eval_bundles(config: EvalConfig, *, samples: bool, reads: bool) -> list[Bundle]:
     """The actors of an evaluation: engines where answers are sampled, measurers where text is read."""
     here = config.cluster
-    found = engine_bundles(config.engine, here, cores) if samples else []
+    found = engine_bundles(config.engine, here) if samples else []
     if reads:
         count = config.teacher_server.num_actors
-        found += _bundles("measurer", count, here.teacher_cpus, here.teacher_gpus, here.threads or cores)
+        found += _bundles("measurer", count, here.teacher_cpus, here.teacher_gpus, here.threads)
     return found
 
 
-def _bundles(role: str, count: int, cpus: float, gpus: float, threads: int) -> list[Bundle]:
+def _bundles(role: str, count: int, cpus: float, gpus: float, threads: int | None) -> list[Bundle]:
     return [
         Bundle(name=f"{role}-{i}", role=role, cpus=cpus, gpus=gpus, threads=threads) for i in range(count)
     ]
@@ -139,30 +137,54 @@ class Reservation:
             "name": name,
             "num_cpus": bundle.cpus,
             "num_gpus": bundle.gpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(bundle.threads), **_process(), **_logs()}},
+            "runtime_env": {"env_vars": {**_process(), **_logs()}},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 placement_group=self._group, placement_group_bundle_index=index
             ),
         }
 
     def writer_options(self) -> dict[str, Any]:
-        """The actor that writes files runs on the driver's machine, where the output folder is."""
+        """The actor that writes files runs on the driver's machine, where the output folder is.
+
+        Unless that machine does not offer the CPUs at all, as the head of many clusters: a hard place there
+        would never start. `check_folder_seen` tells whether the folder is seen from where it came to run.
+        """
         node = ray.get_runtime_context().get_node_id()
         return {
             "name": "writer",
             "num_cpus": self._writer_cpus,
             "runtime_env": {"env_vars": _logs()},
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
         }
 
     def names(self, role: str) -> list[str]:
         """Names of the actors of a role."""
         return [bundle.name for bundle in self._bundles if bundle.role == role]
 
-    def threads(self, name: str) -> int:
-        """Threads that the actor called `name` may use."""
+    def threads(self, name: str) -> int | None:
+        """Threads that the actor called `name` may use; None = all cores of its machine."""
         return next(b.threads for b in self._bundles if b.name == name)
 
     def release(self) -> None:
         """Give everything back."""
         remove_placement_group(self._group)
+
+
+def check_folder_seen(workers: Sequence[ProcessFacts], settings: ClusterConfig) -> None:
+    """Raises ClusterError if a process that writes into the driver's folder would write into another one."""
+    target = LogTarget.of_process()
+    if target is None:  # nobody has marked a folder
+        return
+    blind = [w for w in workers if not w.sees_run_dir and w.name.startswith(("learner-", "writer"))]
+    if not blind:
+        return
+    named = ", ".join(f"{w.name} on {w.node}" for w in sorted(blind, key=lambda w: w.name))
+    or_here = ""
+    if any(w.name == "writer" for w in blind):
+        or_here = (
+            f", or let Ray offer cluster.writer_cpus = {settings.writer_cpus:g} CPUs on the driver's machine"
+        )
+    raise ClusterError(
+        f"output_dir = {Path(target.folder).parent} is not seen by {named}, which would write files there;"
+        f" put it on storage that every machine mounts at the same path{or_here}"
+    )

@@ -74,7 +74,7 @@ class Pool:
                 try:
                     sizes = result_of(summary)
                 except RayActorError:
-                    self.lost.append(self.names[worker])
+                    self._lose(self.names[worker])
                     waiting.appendleft(index)
                     continue
                 free.append(worker)
@@ -88,14 +88,35 @@ class Pool:
 
         Raises WorkerDied when every actor is gone, and whatever an actor itself raised.
         """
-        found = []
+        found = self.ask_living(call)
+        self._drop_dead()
+        return list(found.values())
+
+    def ask_living(self, call: Callable[[Any], Any]) -> dict[str, Any]:
+        """Ask every actor the same, at once; what each of those that live says, by name.
+
+        Unlike `broadcast` it raises nothing where none is left: for what a run can do without.
+        """
+        found = {}
         for name, answer in [(n, call(a)) for a, n in zip(self.actors, self.names, strict=True)]:
             try:
-                found.append(result_of(answer))
+                found[name] = result_of(answer)
             except RayActorError:
-                self.lost.append(name)
-        self._drop_dead()
+                self._lose(name)
         return found
+
+    def ask_one(self, call: Callable[[Any], Any]) -> Any:
+        """What one actor says, whichever lives. Raises WorkerDied when every actor is gone."""
+        for actor, name in zip(self.actors, self.names, strict=True):
+            try:
+                return result_of(call(actor))
+            except RayActorError:
+                self._lose(name)
+        raise WorkerDied(self._all_dead_error())
+
+    def _lose(self, name: str) -> None:
+        if name not in self.lost:
+            self.lost.append(name)
 
     def _drop_dead(self) -> None:
         if self.actors and not set(self.names) - set(self.lost):

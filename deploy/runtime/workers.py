@@ -5,7 +5,6 @@ Groups hold references, never tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +25,7 @@ from ...common.process import ProcessFacts, peak_resident
 from ...common.types import BatchSummary, Ids, Passage, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
 from .learner_group import LearnerGroup
-from .placement import Bundle, Reservation, bundles, engine_bundles, eval_bundles
+from .placement import Bundle, Reservation, bundles, check_folder_seen, engine_bundles, eval_bundles
 from .pool import Chunk, Pool, chunked, result_of
 from .ray_compat import call_inside
 
@@ -55,6 +54,7 @@ class ActorGroup:
         """About each actor's process, from the time when it became ready."""
         self._reserved, self._cluster, self._engine = reserved, cluster, engine
         self._pools: list[Pool] = []
+        self._dtypes: dict[str, str] = {"rollout": engine.dtype}
         self._sink: Any = TextSinkActor.options(**reserved.writer_options()).remote("writer", tokenizer)
         self._rollouts = Pool([], [], [])
 
@@ -103,16 +103,16 @@ class ActorGroup:
         chunks = self._rollouts.map(list(chunked(prompts, self._engine.chunk)), call, done)
         return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
 
-    def read(self, passages: Sequence[Passage]) -> list[Reading]:
+    def readings(self, passages: Sequence[Passage]) -> list[Reading]:
         """What every process that holds a model says of the same given answers."""
         calls = {
-            name: actor.read.remote(list(passages))
+            name: (actor.read.remote(list(passages)), self._dtypes[name.rpartition("-")[0]])
             for pool in self._pools
             for name, actor in zip(pool.names, pool.actors, strict=True)
         }
         return [
-            Reading(process=name, model=model, logprobs=logprobs)
-            for name, call in calls.items()
+            Reading(process=name, model=model, dtype=dtype, logprobs=logprobs)
+            for name, (call, dtype) in calls.items()
             for model, logprobs in result_of(call, name).items()
         ]
 
@@ -147,6 +147,7 @@ class WorkerGroup(ActorGroup):
                 name, teacher, config.teacher_server, vocabulary, reserved.threads(name)
             )
 
+        self._dtypes["teacher"] = config.teacher_server.dtype
         self._teachers = self._start_pool("teacher", start_teacher)
 
     def wait_ready(self) -> None:
@@ -162,8 +163,9 @@ class WorkerGroup(ActorGroup):
         """The same passages as the teacher sees them; what mixed sampling has scored stays as it is."""
         known = [chunk for chunk in chunks if chunk.scored]
         if known and self.states_gap is None:
-            asked = self._teachers.actors[0].states_gap.remote(known[0].ref)
-            self.states_gap = gap = result_of(asked, self._teachers.names[0])
+            self.states_gap = gap = self._teachers.ask_one(
+                lambda actor: actor.states_gap.remote(known[0].ref)
+            )
             self.states = self.states if gap <= MOST_STATES_GAP else None
         if self.states is None:
             known = []
@@ -202,16 +204,24 @@ class WorkerGroup(ActorGroup):
         return result_of(self._sink.examples.remote(chunk.ref, most), "writer")
 
     def peak_memory(self) -> dict[str, int]:
-        """Most resident bytes of each process so far, this one included, by name."""
-        names = ["writer", *(name for pool in self._pools for name in pool.names)]
-        held = ray.get([call_inside(actor, peak_resident) for actor in self._actors()])
-        return self.learner.peak_memory() | dict(zip(names, held, strict=True)) | {"driver": peak_resident()}
+        """Most resident bytes of each process that lives, this one included, by name.
 
-    def read(self, passages: Sequence[Passage]) -> list[Reading]:
+        It is asked when all work is done: an actor that died idle is named in `lost`, and ends no run.
+        """
+        found = self.learner.peak_memory()
+        for pool in (Pool([self._sink], ["writer"], []), *self._pools):
+            found |= pool.ask_living(lambda actor: call_inside(actor, peak_resident))
+        return found | {"driver": peak_resident()}
+
+    def readings(self, passages: Sequence[Passage]) -> list[Reading]:
         """What every process that holds a model says of the same given answers, learner ranks too."""
         ranks = self.learner.read(passages)
-        own = [Reading(process=name, model="student", logprobs=found) for name, found in ranks.items()]
-        return [*super().read(passages), *own]
+        dtype = self._config.learner.dtype
+        own = [
+            Reading(process=name, model="student", dtype=dtype, logprobs=found)
+            for name, found in ranks.items()
+        ]
+        return [*super().readings(passages), *own]
 
     def stop(self) -> None:
         """End every actor."""
@@ -237,6 +247,7 @@ class EvalWorkerGroup(ActorGroup):
                 name, model, teacher, config.teacher_server, vocabulary, reserved.threads(name)
             )
 
+        self._dtypes["measurer"] = config.teacher_server.dtype
         self._measurers = self._start_pool("measurer", start_measurer)
 
     def swap_model(self, model: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -321,7 +332,7 @@ def start_workers(
 ) -> Iterator[WorkerGroup]:
     """The actors of a run for the length of the block; see WorkerGroup."""
     with _started(
-        bundles(config, os.cpu_count() or 1),
+        bundles(config),
         config.cluster,
         lambda reserved: WorkerGroup(
             reserved, config, rollouts, tokenizer, vocabulary=vocabulary, max_tokens=max_tokens
@@ -337,7 +348,7 @@ def start_eval_workers(
 ) -> Iterator[EvalWorkerGroup]:  # fmt: skip
     """The actors of an evaluation for the length of the block; see EvalWorkerGroup."""
     with _started(
-        eval_bundles(config, os.cpu_count() or 1, samples=samples, reads=reads),
+        eval_bundles(config, samples=samples, reads=reads),
         config.cluster,
         lambda reserved: EvalWorkerGroup(reserved, config, model, tokenizer, vocabulary, compares),
     ) as workers:
@@ -351,7 +362,7 @@ def start_generate_workers(
 ) -> Iterator[GenerateWorkerGroup]:  # fmt: skip
     """The actors of a generation for the length of the block; see GenerateWorkerGroup."""
     with _started(
-        engine_bundles(engine, cluster, os.cpu_count() or 1),
+        engine_bundles(engine, cluster),
         cluster,
         lambda reserved: GenerateWorkerGroup(
             reserved, model, tokenizer, engine, cluster, vocabulary=vocabulary, max_tokens=max_tokens
@@ -370,6 +381,7 @@ def _started(
         workers = make(reserved)
         try:
             workers.wait_ready()
+            check_folder_seen(workers.facts, settings)
             yield workers
         finally:
             workers.stop()

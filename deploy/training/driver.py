@@ -85,6 +85,7 @@ class Driver:
         while not self._done:
             started = time.monotonic()
             bind(set=state.sets, step=state.step, version=state.version)
+            self._metrics_log.begin_set(state.sets)
             self._learn(self._collect_and_score())
             state.sets += 1
             self._publish()
@@ -281,6 +282,7 @@ class Driver:
             scores = self._validator.measure_best()
         self._call("on_end")
         memory = self._workers.peak_memory()
+        self._report_lost_workers()  # also who died when there was nothing left to do
         self._metrics_log.event("memory", step=state.step, bytes=memory)
         return Result(
             folder=self._folder,
@@ -321,7 +323,7 @@ class Driver:
         for name in [name for name in self._workers.lost if name not in self._lost]:
             self._lost.append(name)
             self._metrics_log.event("lost", step=self._state.step, name=name)
-            log.warning("%s died; the others of its role took over its work", name)
+            log.warning("%s died; the run goes on without it", name)
 
     def _watch(self, values: Mapping[str, float]) -> None:
         """Compare with the first set, and say once what looks like a collapse."""

@@ -8,17 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ...common.config.run import RunConfig
-from ...common.errors import ClusterError, ConfigError, Fault
+from ...common.config.base import Dtype
+from ...common.config.run import ModelConfig, RunConfig
+from ...common.errors import ConfigError, Fault
 from ...common.logs import EventLog, driver_logs, person_sees
+from ...common.parity import make_probes
 from ...common.process import ProcessFacts
 from ..cli.progress import Progress, summary_of
 from ..config.loader import load_run, save_resolved
+from ..data.load import texts_of
 from ..data.record import keep_record, refuse_other_data
 from ..data.streams import DataStreams
 from ..preflight.check import Plan, check_run
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
+from ..runtime.parity import UNCHECKED, Parity
 from ..runtime.workers import start_workers
 from .driver import Driver, Result
 from .metrics_log import MetricsLog, drop_after, read_metrics
@@ -63,7 +67,7 @@ def continue_run(
         refuse_other_data(folder.path, plan.data.sets(), fix)
     if state is None:
         console.print(f"{folder.path} has no checkpoint yet (save_steps): the run starts anew")
-    drop_after(folder.path, state.step if state else -1)
+    drop_after(folder.path, state.step if state else -1, state.sets if state else 0)
     return _run(config, plan, folder, state, console, callbacks)
 
 
@@ -89,6 +93,10 @@ def _run(
             save_resolved(config, folder.path)
             if state is None:
                 keep_record(folder.path, plan.data.started, plan.data.sets())
+            parity = _parity(config, plan)
+            progress.phase("reading probes")
+            if not parity.ask_referee(_models(config), config.cluster) and config.verify.referee:
+                progress.say(UNCHECKED)
             progress.phase("starting actors")
             metrics_log = MetricsLog(
                 folder.path, make_sinks(config.metrics_sinks, _context(config, folder, state), config.plugins)
@@ -103,7 +111,9 @@ def _run(
                     vocabulary=plan.vocabulary,
                     max_tokens=plan.max_tokens,
                 ) as workers:
-                    _log_workers(workers.facts, config, metrics_log)
+                    _log_workers(workers.facts, metrics_log)
+                    progress.phase("comparing log-probs")
+                    parity.check(workers.readings(parity.probes))
                     driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:
@@ -112,21 +122,26 @@ def _run(
     return result
 
 
-def _log_workers(workers: Sequence[ProcessFacts], config: RunConfig, metrics_log: MetricsLog) -> None:
-    """Keep what is known of every process.
+def _parity(config: RunConfig, plan: Plan) -> Parity:
+    facts = [one for one in (plan.student, plan.teacher) if one is not None]
+    thresholds = [tokens for one in facts for tokens in one.thresholds]
+    probes = make_probes(texts_of(plan.data), longest=plan.max_tokens, thresholds=thresholds)
+    return Parity(probes, plan.vocabulary, config.verify)
 
-    Raises ClusterError if a learner rank, which saves checkpoints itself, does not see the run's folder.
-    """
+
+def _models(config: RunConfig) -> dict[str, tuple[ModelConfig, Dtype]]:
+    """The models of a run as a referee reads them."""
+    found: dict[str, tuple[ModelConfig, Dtype]] = {"student": (config.student, config.learner.dtype)}
+    if config.teacher is not None and (config.asks_teacher or config.mixes_teacher):
+        found["teacher"] = config.teacher, config.teacher_server.dtype
+    return found
+
+
+def _log_workers(workers: Sequence[ProcessFacts], metrics_log: MetricsLog) -> None:
+    """Keep what is known of every process."""
     for facts in workers:
         log.event("worker ready", worker=asdict(facts))
         metrics_log.event("worker", **asdict(facts))
-    blind = [facts for facts in workers if facts.name.startswith("learner-") and not facts.sees_run_dir]
-    if blind:
-        named = ", ".join(f"{facts.name} on {facts.node}" for facts in blind)
-        raise ClusterError(
-            f"output_dir = {config.output_dir} is not seen by {named}, which would save checkpoints there;"
-            " put it on storage that every machine mounts at the same path"
-        )
 
 
 def _context(config: RunConfig, folder: RunDir, state: RunState | None) -> SinkContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,18 +26,26 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / FILE).open("a", encoding="utf-8")
         self._sinks = list(sinks)
+        self._set: dict[str, int] = {}
+
+    def begin_set(self, number: int) -> None:
+        """Lines from now on are of this set of answers, which `drop_after` goes by.
+
+        A step is not enough: what is drawn for a set is recorded at the step behind the set before.
+        """
+        self._set = {"set": number}
 
     def record(self, step: int, values: Mapping[str, float], **stamps: Any) -> None:
         """Keep the values of an optimiser step. A name that is not in the catalogue is a KeyError."""
         for name in values:
             CATALOGUE[name]
-        self._write({"at": _now(), "step": step, **stamps, **values})
+        self._write({"at": _now(), "step": step, **self._set, **stamps, **values})
         for sink in self._sinks:
             sink.record(step, values)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Keep something that happened: a drop, a warning, a lost actor."""
-        self._write({"at": _now(), "event": kind, **facts})
+        self._write({"at": _now(), "event": kind, **self._set, **facts})
         for sink in self._sinks:
             sink.event(kind, facts)
 
@@ -64,12 +73,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [row for _, row in _lines(folder / FILE) if "event" not in row]
 
 
-def drop_after(folder: Path, step: int) -> None:
-    """Drop lines of steps after `step`: a resumed run writes them anew."""
+def drop_after(folder: Path, step: int, sets: int | None = None) -> None:
+    """Drop lines of steps after `step`, and of any but the first `sets` sets of answers: a resumed run writes
+    them anew. Lines without a set are from before the first one, or of an older version."""
     path = folder / FILE
     if not path.exists():
         return
-    kept = [line for line, row in _lines(path) if row.get("step", 0) <= step]
+    end = math.inf if sets is None else sets
+    kept = [line for line, row in _lines(path) if row.get("step", 0) <= step and row.get("set", -1) < end]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ best/  last/           students as plain Hugging Face folders
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 
 from ...common.errors import ConfigError, Fault
 from ...common.process import write_atomically
+
+_STEP = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,11 +92,16 @@ class RunDir:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first; progress.json is written last."""
-        return sorted(p.parent for p in (self.path / "checkpoints").glob("step-*/progress.json"))
+        return [self.checkpoint(step) for step in self.checkpoint_steps()]
 
     def checkpoint_steps(self) -> list[int]:
-        """Optimiser steps behind each complete checkpoint, the oldest first."""
-        return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
+        """Optimiser steps behind each complete checkpoint, the oldest first.
+
+        Sorted as numbers: step-1000000 has more digits than the others. A folder that was set aside while
+        another took its place (step-000008.old) is none.
+        """
+        named = [_STEP.fullmatch(p.parent.name) for p in self.path.glob("checkpoints/*/progress.json")]
+        return sorted(int(found[1]) for found in named if found)
 
     def complete_checkpoint(self, state: RunState, keep: int) -> None:
         """Mark the checkpoint of `state.step` as whole, and delete all but the newest `keep`.

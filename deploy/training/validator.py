@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Validator:
         self._metrics_log.record(state.step, values, version=state.version)
         self.values |= values
         name, sign = self._criterion(values)
-        if state.best_value is None or sign * values[name] > sign * state.best_value:
+        if is_better(values[name], state.best_value, sign):
             state.best_value, state.best_step = values[name], state.step
             self.save_best(values)
         return values
@@ -148,6 +149,13 @@ class Validator:
             answered = all(prompt.references for prompt in self._streams.validation)
             metric = "rouge_l" if answered else "reverse_kl"
         return f"validation/{metric}", 1 if metric == "rouge_l" else -1
+
+
+def is_better(value: float, best: float | None, sign: int) -> bool:
+    """Whether a value is to be the best so far; more (sign +1) or less (-1) is better, no number never is."""
+    if not math.isfinite(value):
+        return False
+    return best is None or not math.isfinite(best) or sign * value > sign * best
 
 
 def items_of(chunks: Sequence[Chunk]) -> list[Item]:

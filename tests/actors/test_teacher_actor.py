@@ -9,6 +9,7 @@ import pytest
 from minillm_ray.actors.scorer import Scorer
 from minillm_ray.actors.workers import TeacherActor
 from minillm_ray.common.config.run import ModelConfig, TeacherServerConfig
+from minillm_ray.common.process import usable_cores
 from minillm_ray.common.types import Passage
 from minillm_ray.tests.tiny_models import tiny_model
 
@@ -25,10 +26,11 @@ def test_scores_and_summary_come_back_as_two_objects_and_the_head_as_one(ray_clu
     ]
     start = cast(Any, TeacherActor)
     actor = start.options(num_cpus=0.5).remote(
-        "teacher-0", ModelConfig(path=str(folder)), TeacherServerConfig(), 128, 1
+        "teacher-0", ModelConfig(path=str(folder)), TeacherServerConfig(), 128
     )
     get = cast(Any, ray.get)
-    assert get(actor.ready.remote()).name == "teacher-0"
+    facts = get(actor.ready.remote())
+    assert (facts.name, facts.threads) == ("teacher-0", usable_cores())  # of the machine on which it runs
     scored, summary = actor.score.options(num_returns=2).remote(
         ray.put(given), 0.7, with_hidden=True, with_logprobs=True
     )

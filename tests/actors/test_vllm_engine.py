@@ -9,7 +9,7 @@ from minillm_ray.actors.mixing import Mixture, temper, truncate
 from minillm_ray.common.arrays import tensor_of
 from minillm_ray.common.errors import ConfigError, ModelError
 from minillm_ray.common.heads import final_hidden
-from minillm_ray.common.types import Prompt, SamplingSpec
+from minillm_ray.common.types import Passage, Prompt, SamplingSpec
 from minillm_ray.tests.actors.engines import (
     Pair,
     reference,
@@ -150,6 +150,31 @@ def test_answers_that_lose_their_place_in_the_cache_go_on_as_if_nothing_had_happ
     for one, other in zip(want, got, strict=True):
         assert one.answer_ids.tolist() == other.answer_ids.tolist()
         np.testing.assert_allclose(one.behaviour_logprobs, other.behaviour_logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_given_answer_is_read_as_if_it_had_been_drawn_and_as_transformers_reads_it(
+    engines, pair, models, alpha
+):
+    engine = engines.use(pair)
+    prompts = some_prompts()
+    lengths = [1, 17, 5]
+    draw = np.random.default_rng(3)
+    given = [
+        Passage(
+            prompt_id=prompt.id,
+            prompt_ids=prompt.token_ids,
+            answer_ids=draw.integers(0, pair.vocabulary, length).astype(np.int32),
+        )
+        for prompt, length in zip(prompts, lengths, strict=False)
+    ]
+    for passage, read in zip(given, engine.call("read", given, alpha), strict=True):
+        assert np.array_equal(read.answer_ids, passage.answer_ids)
+        prompt = Prompt(id=passage.prompt_id, token_ids=passage.prompt_ids)
+        _, log_q, log_p = by_hand(models, Mixture(teacher_mix=alpha), prompt, passage.answer_ids)
+        np.testing.assert_allclose(read.student_logprobs, log_q, atol=1e-4)
+        if alpha:
+            np.testing.assert_allclose(read.mixed_teacher_logprobs, log_p, atol=1e-4)
 
 
 def test_one_prompt_under_two_ids_gets_two_answers(engines, pair):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def test_the_search_goes_on_beyond_an_edge_until_the_best_rate_has_neighbours(
     runs = quality.search(ring, "distillation")
     assert [found["lr"] for found in runs] == tried
     assert quality.best_rate(runs) == best
+
+
+def test_a_rate_whose_student_broke_is_not_chosen() -> None:
+    broken, whole = (run("distillation", None, lr=lr) for lr in (1e-2, 1e-3))
+    broken["looks"] = looks(0.9, math.nan)
+    assert quality.best_rate([broken, whole]) == quality.best_rate([whole, broken]) == 1e-3
 
 
 def test_a_rate_is_not_chosen_for_the_minute_in_which_it_was_tried() -> None:

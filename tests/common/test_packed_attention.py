@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minillm_ray.common import packed_attention
 from minillm_ray.common.heads import final_hidden
 from minillm_ray.common.packed_attention import UNBOUNDED, Layout, enable_packing, read
 from minillm_ray.common.packing import Tokens, pack
@@ -116,6 +117,31 @@ def test_a_family_that_cannot_is_left_as_it_was(model) -> None:
     before = made.config._attn_implementation
     assert enable_packing(made) == 0
     assert made.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    ],
+    ids=["GPU", "CPU", "cuBLAS", "device"],
+)
+def test_a_machine_that_fails_is_not_taken_for_a_family_that_cannot(error, monkeypatch) -> None:
+    def fails(*_: object, **__: object) -> Tensor:
+        raise error
+
+    model = tiny("llama")
+    before = model.config._attn_implementation
+    monkeypatch.setattr(packed_attention, "read", fails)
+    with pytest.raises(type(error)) as found:
+        enable_packing(model)
+    assert found.value is error
+    assert model.config._attn_implementation == before
+    error = RuntimeError("The size of tensor a (7) must match the size of tensor b (21)")
+    assert enable_packing(model) == 0
 
 
 def test_a_model_with_a_window_shares_rows_of_what_fits_into_it() -> None:

@@ -1,4 +1,4 @@
-"""What a process has held is told, what it writes is whole, and it says who it is."""
+"""What a process has held is told, what it writes is whole, which cores it may use, and it says who it is."""
 
 import os
 import platform
@@ -13,6 +13,8 @@ from minillm_ray.common.process import (
     empty_folder,
     partial_path,
     replace_folder,
+    usable_cores,
+    use_threads,
     write_atomically,
 )
 
@@ -65,3 +67,66 @@ def test_a_process_tells_who_it_is_and_which_libraries_it_computes_with():
     )
     assert (facts.name, facts.pid, facts.node, facts.start_s) == ("rollout-0", os.getpid(), "10.0.0.1", 1.5)
     assert facts.versions == {"python": platform.python_version(), "numpy": np.__version__}
+
+
+def control_groups(root: Path, membership: str, **files: str) -> Path:
+    """A /proc and a /sys that say so; names of files below /sys/fs/cgroup, with `__` for a slash."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(membership)
+    for name, text in files.items():
+        file = root / "sys/fs/cgroup" / name.replace("__", "/").replace("cpu_", "cpu.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    return root
+
+
+def fields(prefix: str, quota: int, period: int = 100_000) -> dict[str, str]:
+    """Both files of a quota of version 1."""
+    return {f"{prefix}cpu_cfs_quota_us": str(quota), f"{prefix}cpu_cfs_period_us": str(period)}
+
+
+V1 = "4:memory:/box\n2:cpu,cpuacct:/box\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        pytest.param("0::/a/b\n", {"a__b__cpu_max": "300000 100000"}, 3, id="a quota"),
+        pytest.param(
+            "0::/a/b\n", {"a__cpu_max": "200000 100000", "a__b__cpu_max": "max 100000"}, 2, id="above"
+        ),
+        pytest.param("0::/\n", {"cpu_max": "250000 100000"}, 2, id="a container's own, rounded down"),
+        pytest.param("0::/kubepods/pod7\n", {"cpu_max": "100000 100000"}, 1, id="a path of the host"),
+        pytest.param("0::/a\n", {"a__cpu_max": "20000 100000"}, 1, id="less than a core"),
+        pytest.param("0::/a\n", {"a__cpu_max": "max 100000"}, 8, id="no quota"),
+        pytest.param("0::/a\n", {"a__cpu_max": "9900000 100000"}, 8, id="more than there is"),
+        pytest.param("0::/a\n", {}, 8, id="no file"),
+        pytest.param(V1, fields("cpu,cpuacct__box__", 150_000, 50_000), 3, id="version 1"),
+        pytest.param(V1, fields("cpu__", 400_000), 4, id="version 1, a container's own"),
+        pytest.param(V1, fields("cpu,cpuacct__box__", -1), 8, id="version 1, no quota"),
+        pytest.param(V1, fields("memory__box__", 100_000), 8, id="a group of something else"),
+    ],
+)
+def test_a_process_may_use_the_cores_that_quotas_leave(tmp_path, monkeypatch, membership, files, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert usable_cores(control_groups(tmp_path, membership, **files)) == cores
+
+
+def test_a_process_may_use_the_cores_that_it_is_bound_to_and_never_none(tmp_path, monkeypatch):
+    root = control_groups(tmp_path, "0::/\n", cpu_max="400000 100000")
+    for bound in ({5}, {0, 3}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, bound=bound: bound)
+        assert usable_cores(root) == len(bound)
+        assert usable_cores(tmp_path / "not Linux") == len(bound)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores(tmp_path / "not Linux") == 1
+
+
+def test_threads_are_those_that_were_set_or_all_cores_here_shared_by_those_who_are_here(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4})
+    monkeypatch.setattr("minillm_ray.common.process._quotas", lambda root: iter(()))
+    for asked, sharing, threads in ((None, 1, 5), (None, 2, 2), (None, 9, 1), (12, 1, 12), (12, 4, 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # by Ray
+        assert use_threads(asked, sharing) == threads
+        assert os.environ["OMP_NUM_THREADS"] == str(threads)

@@ -36,6 +36,13 @@ def test_the_smallest_run_file_gives_the_defaults(tmp_path):
     assert (config.student.path, config.data.train.path) == ("a/student", "train.jsonl")
 
 
+@pytest.mark.parametrize("cpus", ["0.5", "1.5", "0"])
+def test_a_part_of_a_cpu_is_not_declared_as_less_but_refused(tmp_path, cpus):
+    (fault,) = faults(write(tmp_path), f"cluster.cpus={cpus}")
+    assert fault == f"invalid value {cpus} for cluster.cpus; expected a whole number at least 1 or null"
+    assert load_run(write(tmp_path), ["cluster.cpus=2.0"]).cluster.cpus == 2
+
+
 def test_overrides_reach_nested_null_and_list_values(tmp_path):
     config = load_run(
         write(tmp_path, SMALLEST + "text: {path: c.txt}\nlearner: {max_steps: 7}\n"),

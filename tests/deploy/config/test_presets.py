@@ -26,7 +26,7 @@ def run_file(tmp_path) -> Path:
 
 
 def roles(config) -> set[str]:
-    return {bundle.role for bundle in bundles(config, 2)}
+    return {bundle.role for bundle in bundles(config)}
 
 
 def test_the_runs_own_settings_win_over_the_defaults_of_fine_tuning(run_file):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 MIB = 1 << 20
 
 
+def on_cores(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process were bound to so many cores, whatever the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(count)))
+
+
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
     """A machine that no cluster runs on, whatever other tests have started."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(rules.os, "cpu_count", lambda: 2)
+    on_cores(2, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +260,31 @@ def test_a_plan_that_exceeds_the_declared_resources_is_refused(models, questions
     )
     check_run(settings(models, questions, cluster={"learner_cpus": 1.0, "cpus": 4}))
     check_fails(settings(models, questions, cluster={"rollout_gpus": 100}), ConfigError, "reserves 100 GPUs")
+
+
+def test_a_process_bound_to_one_core_plans_one_thread_and_says_what_to_do(models, questions, monkeypatch):
+    here = {p.role: p.threads for p in check_run(settings(models, questions)).processes}
+    assert here == {"learner": 1, "rollout": 2, "teacher": 2, "writer": 1}  # two ranks share two cores
+    on_cores(1, monkeypatch)
+    check_fails(
+        settings(models, questions), ConfigError, r"declares 1; .*or declare more \(cluster\.cpus=2\)"
+    )
+    plan = check_run(settings(models, questions, cluster={"cpus": 2}))
+    assert {p.threads for p in plan.processes} == {1}
+
+
+def test_the_cores_of_this_machine_are_planned_for_no_other(models, questions):
+    away = {"address": "ray://host:10001"}
+    plan = check_run(settings(models, questions, cluster=away))
+    assert {p.role: p.threads for p in plan.processes} == {
+        "learner": None, "rollout": None, "teacher": None, "writer": 1
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(render(plan))
+    (row,) = [line.split() for line in console.export_text().splitlines() if "threads" in line]
+    assert row == ["threads", "all", "all", "all", "1"]
+    plan = check_run(settings(models, questions, cluster={**away, "threads": 6}))
+    assert [p.threads for p in plan.processes] == [None, 6, 6, 1]  # ranks share those of their machine
 
 
 def test_what_another_cluster_declares_is_left_to_the_moment_of_reserving(models, questions):

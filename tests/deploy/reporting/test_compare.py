@@ -144,6 +144,16 @@ def test_runs_stand_side_by_side_with_their_first_last_and_best_values(tmp_path)
     assert cells(text, "short", "52.0")[-1].strip() == "2"
 
 
+@pytest.mark.parametrize(
+    ("losses", "best"), [((math.nan, 2.0, -math.inf, 1.5), ["1.500", "4"]), ((math.nan,), ["-", "-"])]
+)
+def test_a_value_that_is_no_number_is_never_the_best(tmp_path, losses, best):
+    (tmp_path / "a").mkdir()
+    lines = [{"step": n, "validation/loss": loss} for n, loss in enumerate(losses, 1)]
+    (tmp_path / "a" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [c.strip() for c in cells(shown(tmp_path / "a"), " a ", "nan")[-2:]] == best
+
+
 def test_speed_is_tokens_over_seconds_and_pauses_do_not_count(tmp_path):
     text = shown(run(tmp_path / "a"))
     # Two steps of 300 tokens in 3 s, two of 300 in 1 s: 150 tokens/s, while the mean of the rates is 200.

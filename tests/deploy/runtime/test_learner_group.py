@@ -40,7 +40,7 @@ def start(
 @pytest.fixture(scope="module")
 def group(ray_cluster: None, scene: Scene) -> Iterator[LearnerGroup]:
     """Two ranks under ZeRO-3, which each test takes as it finds them."""
-    group = start(scene, zero_stage=3)
+    group = start(scene, zero_stage=3, cluster={"threads": 4})
     yield group
     group.stop()
 
@@ -81,6 +81,10 @@ def poisoned(scene: Scene) -> list[Scored]:
     bad = np.full_like(passage.student_logprobs, np.nan)
     samples[2] = replace(samples[2], passage=replace(passage, student_logprobs=bad))
     return samples
+
+
+def test_ranks_of_one_machine_share_its_threads(group: LearnerGroup) -> None:
+    assert [facts.threads for facts in group.ready()] == [2, 2]
 
 
 def test_a_new_group_publishes_the_student_as_it_was_loaded(group: LearnerGroup, scene: Scene) -> None:

@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import ray
 from minillm_ray.common.errors import DataError, WorkerDied
 from minillm_ray.common.types import BatchSummary
 from minillm_ray.deploy.runtime.pool import Pool, chunked, result_of
+from minillm_ray.deploy.runtime.workers import WorkerGroup
 from ray.actor import exit_actor
 
 pytestmark = pytest.mark.ray
@@ -72,3 +76,29 @@ def test_a_lone_actor_that_dies_is_named(ray_cluster):
     worker = Worker.remote(deadly=0)
     with pytest.raises(WorkerDied, match="writer died"):
         result_of(call(worker, [0])[1], "writer")
+
+
+def gone(actor):
+    """The actor, which has died while nobody asked it for anything."""
+    ray.kill(actor)
+    return actor
+
+
+def test_an_answer_that_any_actor_can_give_comes_from_one_that_lives(ray_cluster):
+    pool = Pool.of([gone(Worker.remote()), Worker.remote()], "teacher")
+    assert pool.ask_one(lambda actor: actor.name.remote()) == "worker"
+    assert pool.lost == ["teacher-0"]
+    assert values(pool.map([[1], [2]], call)) == [1, 4]
+    assert pool.lost == ["teacher-0"]  # once
+    with pytest.raises(WorkerDied, match="teacher-0"):
+        Pool.of([gone(Worker.remote())], "teacher").ask_one(lambda actor: actor.name.remote())
+
+
+def test_the_memory_of_a_run_is_told_though_its_teacher_died_when_it_had_nothing_left_to_do(ray_cluster):
+    group: Any = WorkerGroup.__new__(WorkerGroup)
+    group._sink, group.learner = Worker.remote(), SimpleNamespace(peak_memory=lambda: {"learner-0": 7})
+    group._pools = [Pool.of([Worker.remote()], "rollout"), Pool.of([gone(Worker.remote())], "teacher")]
+    memory = group.peak_memory()
+    assert set(memory) == {"driver", "writer", "rollout-0", "learner-0"}
+    assert memory["rollout-0"] > 1 << 20
+    assert group.lost == ["teacher-0"]

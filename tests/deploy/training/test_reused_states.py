@@ -9,7 +9,6 @@ import pytest
 from minillm_ray.common.config.run import ModelConfig, RolloutConfig, RunConfig, TeacherServerConfig
 from minillm_ray.common.metrics import MOST_STATES_GAP
 from minillm_ray.common.types import BatchSummary
-from minillm_ray.deploy.runtime import workers as workers_module
 from minillm_ray.deploy.runtime.pool import Chunk
 from minillm_ray.deploy.runtime.workers import WorkerGroup
 from minillm_ray.deploy.training.collapse import symptoms
@@ -23,13 +22,11 @@ class Teachers:
     """Stands in for a pool of teacher actors: says how far states are from its own, and what it was given."""
 
     gap: float
-    names: tuple[str, ...] = ("teacher-0",)
     read: list[Any] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
-    @property
-    def actors(self) -> list[Teachers]:
-        return [self]
+    def ask_one(self, call: Any) -> float:
+        return call(self)
 
     @property
     def states_gap(self) -> Teachers:
@@ -44,8 +41,7 @@ class Teachers:
         return [Chunk(ref=f"{chunk.ref} as the teacher reads it", summary=chunk.summary) for chunk in chunks]
 
 
-def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[WorkerGroup, Teachers, list[Any]]:
-    monkeypatch.setattr(workers_module, "result_of", lambda value, name: value)
+def scored(gap: float) -> tuple[WorkerGroup, Teachers, list[Any]]:
     workers, teachers = WorkerGroup.__new__(WorkerGroup), Teachers(gap)
     workers._config = RunConfig(student=STUDENT, teacher=TEACHER)
     workers._teachers = teachers  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,17 +57,15 @@ def scored(gap: float, monkeypatch: pytest.MonkeyPatch) -> tuple[WorkerGroup, Te
     return workers, teachers, first
 
 
-def test_states_that_are_the_teachers_own_stay_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers, teachers, refs = scored(MOST_STATES_GAP, monkeypatch)
+def test_states_that_are_the_teachers_own_stay_and_the_rest_is_read() -> None:
+    workers, teachers, refs = scored(MOST_STATES_GAP)
     assert refs == ["mixed", "given as the teacher reads it", "mixed too"]
     assert set(teachers.read) == {"given"}
     assert workers.states == "float32"
 
 
-def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    workers, _, refs = scored(MOST_STATES_GAP + 0.01, monkeypatch)
+def test_states_that_differ_are_never_asked_for_again_and_the_teacher_reads_all() -> None:
+    workers, _, refs = scored(MOST_STATES_GAP + 0.01)
     assert refs == [f"{name} as the teacher reads it" for name in ("mixed", "given", "mixed too")]
     assert workers.states is None
     (symptom,) = symptoms({"teacher/states_gap": MOST_STATES_GAP + 0.01}, {})
