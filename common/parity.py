@@ -17,6 +17,8 @@ SHORT, ORDINARY = 3, 24
 """Answer tokens of the shortest probe, and of the others."""
 BEYOND = 8
 """Tokens by which a probe goes beyond a window or an original length."""
+EXACT, INEXACT = 1e-3, 0.2
+"""Most nats by which a log-prob may differ: where all sides compute in float32, and where one does not."""
 REFEREE = "referee"
 """The plain forward pass that the others are compared with, where it could be made."""
 
@@ -83,6 +85,11 @@ def make_probes(texts: Sequence[Ids], *, longest: int, thresholds: Sequence[int]
         *probes,
         Passage(prompt_id="probe/again", prompt_ids=first.prompt_ids, answer_ids=first.answer_ids),
     ]
+
+
+def tolerated(asked: float | None, *dtypes: str) -> float:
+    """Most nats by which log-probs may differ that were computed in these types, unless more is asked for."""
+    return asked or (EXACT if set(dtypes) == {"float32"} else INEXACT)
 
 
 def compare(

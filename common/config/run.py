@@ -174,6 +174,8 @@ class VerifyConfig(Section):
     """Most nats by which a token's log-prob may differ; null = 1e-3 where all is float32, else 0.2."""
     within: Fraction = 0.99
     """Share of the probes' tokens that must keep to it."""
+    on_engine_gap: Literal["stop", "warn"] = "stop"
+    """What happens where learner/engine_gap, on sampled answers, is beyond the tolerance later on."""
     referee: bool = True
     """Read the probes by a plain forward pass of transformers too, before actors start. false = processes are
     compared with each other alone."""

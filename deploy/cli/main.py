@@ -261,6 +261,35 @@ def check(run: RunFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def verify(
+    run: RunFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each row, alone.")] = False,
+) -> None:
+    """Check that all processes of RUN.yaml compute the same log-probs: engines, teachers and learner ranks.
+
+    They read the same probe answers (ordinary ones, one twice, a very short one, and ones beyond every
+    sliding window), at the start and after two weight updates, and are held against a plain forward pass of
+    transformers. `minillm train` does so at every start and stops where they disagree; this shows the
+    numbers. Exit code 0 where all agree, else 1.
+    """
+    import json
+
+    from ..config.loader import load_run
+    from ..training.verify import as_json as rows_of
+    from ..training.verify import render, verify_run
+
+    shown = Console(stderr=True) if as_json else console
+    rounds = verify_run(load_run(run, overrides or []), shown)
+    if as_json:
+        sys.stdout.writelines(json.dumps(row) + "\n" for row in rows_of(rounds))
+    else:
+        console.print(render(rounds))
+    if not all(gap.agrees for gaps in rounds.values() for gap in gaps):
+        raise typer.Exit(1)
+
+
+@app.command()
 def data(
     run: RunFile,
     overrides: Overrides = None,

@@ -18,14 +18,12 @@ from ...common.config.base import Dtype
 from ...common.config.run import ClusterConfig, ModelConfig, VerifyConfig
 from ...common.errors import Disagreement, MinillmError
 from ...common.logs import EventLog
-from ...common.parity import REFEREE, Gap, Reading, compare
+from ...common.parity import REFEREE, Gap, Reading, compare, tolerated
 from ...common.process import usable_cores
 from ...common.types import Floats, Passage
 from .placement import PROCESS
 
 log = EventLog(__name__)
-EXACT, INEXACT = 1e-3, 0.2
-"""Most nats by which a log-prob may differ: where both sides compute in float32, and where one does not."""
 UNCHECKED = (
     "unchecked against a referee: a plain forward pass of the models does not fit beside what runs here"
 )
@@ -75,16 +73,22 @@ class Parity:
         ]
         return True
 
-    def check(self, readings: Sequence[Reading]) -> list[Gap]:
-        """How far each process is from the referee, or from the first that has its model.
+    def forget_student(self) -> None:
+        """Compare students with each other from now on: they have learned."""
+        self._referee = [reading for reading in self._referee if reading.model != "student"]
 
-        Raises Disagreement, which names every process that is too far off.
-        """
+    def gaps(self, readings: Sequence[Reading]) -> list[Gap]:
+        """How far each process is from the referee, or from the first that has its model."""
         gaps = compare(self.probes, [*self._referee, *readings], self._tolerance, self._settings.within)
         for gap in gaps:
             log.event(
                 "parity", process=gap.process, model=gap.model, against=gap.against, largest=gap.largest
             )
+        return gaps
+
+    def check(self, readings: Sequence[Reading]) -> list[Gap]:
+        """See `gaps`. Raises Disagreement, which names every process that is too far off."""
+        gaps = self.gaps(readings)
         if wrong := [gap for gap in gaps if not gap.agrees]:
             lines = "\n  ".join(map(str, wrong))
             raise Disagreement(
@@ -95,8 +99,7 @@ class Parity:
         return gaps
 
     def _tolerance(self, one: Reading, base: Reading) -> float:
-        exact = one.dtype == base.dtype == "float32"
-        return self._settings.tolerance or (EXACT if exact else INEXACT)
+        return tolerated(self._settings.tolerance, one.dtype, base.dtype)
 
 
 def _read(

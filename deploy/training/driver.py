@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...common.config.run import RunConfig
+from ...common.errors import Disagreement
 from ...common.logs import EventLog, bind
 from ...common.metrics import means, merge
+from ...common.parity import tolerated
 from ...common.types import SamplingSpec, WeightVersion, answer_names
 from ...learner.sharding import Item
 from ..cli.progress import AnswerCounter, Progress
@@ -86,14 +88,18 @@ class Driver:
             started = time.monotonic()
             bind(set=state.sets, step=state.step, version=state.version)
             self._metrics_log.begin_set(state.sets)
-            self._learn(self._collect_and_score())
-            state.sets += 1
-            self._publish()
+            self.update()
             self._validate_if_due()
             self._report_lost_workers()
             self._checkpoint_if_due()
             self._record({"run/iteration_s": time.monotonic() - started})
         return self._finish(began)
+
+    def update(self) -> None:
+        """Collect a set of answers, learn from it, and publish the new weights."""
+        self._learn(self._collect_and_score())
+        self._state.sets += 1
+        self._publish()
 
     @property
     def _at_end(self) -> bool:
@@ -189,9 +195,22 @@ class Driver:
         values |= {"learner/step_s": report.seconds, "learner/tokens_per_s": tokens / report.seconds}
         self._record(values, version=state.version)
         log.event("step", step=state.step, loss=values["learner/loss"], seconds=round(report.seconds, 3))
+        self._check_engine_gap(values.get("learner/engine_gap"))
         self._watch(values)
         self._show(values)
         self._call("on_step")
+
+    def _check_engine_gap(self, gap: float | None) -> None:
+        """Raises Disagreement where engine and learner differ on answers that one drew and the other learns."""
+        config = self._config
+        most = tolerated(config.verify.tolerance, config.rollout.dtype, config.learner.dtype)
+        if gap is None or gap <= most or config.verify.on_engine_gap == "warn" or config.uses_dropout:
+            return
+        raise Disagreement(
+            f"log q differs by {gap:.2g} nats on average between engine and learner at the same version, and"
+            f" {most:g} are tolerated (verify.tolerance): importance weights would be wrong. `minillm verify`"
+            " shows who is off; verify.on_engine_gap=warn goes on all the same."
+        )
 
     def _text_items(self) -> list[Item]:
         """Plain text for one step's language-model term; scored by the teacher where it has a part in it."""

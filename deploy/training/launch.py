@@ -93,9 +93,9 @@ def _run(
             save_resolved(config, folder.path)
             if state is None:
                 keep_record(folder.path, plan.data.started, plan.data.sets())
-            parity = _parity(config, plan)
+            parity = parity_of(config, plan)
             progress.phase("reading probes")
-            if not parity.ask_referee(_models(config), config.cluster) and config.verify.referee:
+            if not parity.ask_referee(models_of(config), config.cluster) and config.verify.referee:
                 progress.say(UNCHECKED)
             progress.phase("starting actors")
             metrics_log = MetricsLog(
@@ -122,14 +122,15 @@ def _run(
     return result
 
 
-def _parity(config: RunConfig, plan: Plan) -> Parity:
+def parity_of(config: RunConfig, plan: Plan) -> Parity:
+    """The probes of a run, and their comparison."""
     facts = [one for one in (plan.student, plan.teacher) if one is not None]
     thresholds = [tokens for one in facts for tokens in one.thresholds]
     probes = make_probes(texts_of(plan.data), longest=plan.max_tokens, thresholds=thresholds)
     return Parity(probes, plan.vocabulary, config.verify)
 
 
-def _models(config: RunConfig) -> dict[str, tuple[ModelConfig, Dtype]]:
+def models_of(config: RunConfig) -> dict[str, tuple[ModelConfig, Dtype]]:
     """The models of a run as a referee reads them."""
     found: dict[str, tuple[ModelConfig, Dtype]] = {"student": (config.student, config.learner.dtype)}
     if config.teacher is not None and (config.asks_teacher or config.mixes_teacher):

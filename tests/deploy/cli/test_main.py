@@ -26,6 +26,7 @@ COMMANDS = (
     "resume",
     "check",
     "data",
+    "verify",
     "settings",
     "pretrain-tiny",
     "fetch-model",

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from minillm_ray.common.config.run import LearnerConfig, ModelConfig, RolloutConfig, RunConfig
+from minillm_ray.common.config.run import LearnerConfig, ModelConfig, RolloutConfig, RunConfig, VerifyConfig
+from minillm_ray.common.errors import Disagreement
 from minillm_ray.common.types import AnswerFormat, BatchSummary, Dropped, SamplingSpec, StepReport
 from minillm_ray.deploy.cli.progress import Progress
 from minillm_ray.deploy.runtime.pool import Chunk
@@ -116,3 +117,14 @@ def test_a_set_is_learned_from_to_its_end_but_never_past_the_last_step(
     driver._run_epochs(items_of(chunks))
     assert driver._state.step == made  # four answers, two a step, four passes
     assert driver._done is (stop_at is not None or made == max_steps)
+
+
+def test_a_gap_between_engine_and_learner_ends_the_run_unless_it_may_go_on(tmp_path: Path) -> None:
+    driver, _ = driver_of(tmp_path, 4)
+    driver._check_engine_gap(None)
+    driver._check_engine_gap(1e-5)
+    with pytest.raises(Disagreement, match=r"log q differs by 0\.01 nats .* verify\.on_engine_gap=warn"):
+        driver._check_engine_gap(0.01)
+    lenient = VerifyConfig(on_engine_gap="warn")
+    driver._config = driver._config.model_copy(update={"verify": lenient})
+    driver._check_engine_gap(0.01)
