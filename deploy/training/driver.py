@@ -201,7 +201,7 @@ class Driver:
         self._call("on_step")
 
     def _check_engine_gap(self, gap: float | None) -> None:
-        """Raises Disagreement where engine and learner differ on answers that one drew and the other learns."""
+        """Raises Disagreement where engine and learner differ on answers that the one drew."""
         config = self._config
         most = tolerated(config.verify.tolerance, config.rollout.dtype, config.learner.dtype)
         if gap is None or gap <= most or config.verify.on_engine_gap == "warn" or config.uses_dropout:

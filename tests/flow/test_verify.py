@@ -1,4 +1,4 @@
-"""All processes of a run compute the same log-probs, before it learns and after; one that does not ends it."""
+"""All processes of a run compute the same log-probs, before it learns and after; else it ends."""
 
 from __future__ import annotations
 
