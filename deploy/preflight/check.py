@@ -17,6 +17,7 @@ from ..models.inspect import ModelFacts, inspect_model, shared_vocabulary
 from ..runtime.placement import bundles, needs_rollouts
 from . import memory, rules
 from .memory import GIB, Memory
+from .model_notes import model_notes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,7 +70,9 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     student, tokenizer = inspect_model(config.student, "student", found)
     teacher, teacher_tokenizer = None, None
     if config.teacher is not None:
-        teacher, teacher_tokenizer = inspect_model(config.teacher, "teacher", found)
+        teacher, teacher_tokenizer = inspect_model(
+            config.teacher, "teacher", found, quantised=not config.mixes_teacher
+        )
     vocabulary = None
     if student and tokenizer and (config.teacher is None or (teacher and teacher_tokenizer)):
         vocabulary = collect_error(found, shared_vocabulary, student, teacher, tokenizer, teacher_tokenizer)
@@ -142,6 +145,7 @@ def _plan(
     )
     notes = [
         *rules.preset_notes(config),
+        *model_notes(config, data.answer_format.end_ids),
         *rules.data_notes(config, data),
         *_memory_notes(config, plan),
     ]
