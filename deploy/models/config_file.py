@@ -32,7 +32,6 @@ COUNTS = (
     *("num_key_value_heads", "head_dim", "intermediate_size", "ffn_dim", "n_inner"),
     *("max_position_embeddings", "n_positions"),
 )
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 EXACT_METHODS = ("fp8",)
 """Ways of quantising that transformers reads exactly."""
 BROKEN = (
@@ -62,7 +61,7 @@ def read_config(model: ModelConfig, key: str, *, quantised: bool = False) -> Pre
     if not names or config.is_encoder_decoder or (named and not names.intersection(named)):
         reason = f"is {', '.join(named) or config.model_type}, not a causal language model"
         raise ModelError(about(reason, "give one that AutoModelForCausalLM opens"))
-    if found := [*_id_faults(config, about), *_quantised_faults(values, quantised, about)]:
+    if found := _quantised_faults(values, quantised, about):
         raise ModelError(*found)
     return config
 
@@ -90,12 +89,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{file.name} holds no fields but {type(values).__name__}")
     return values
-
-
-def beyond(ids: Any, rows: int) -> list[int]:
-    """Those of one id or several that a model of so many rows does not have."""
-    several = ids if isinstance(ids, list | tuple) else [ids]
-    return [id for id in several if isinstance(id, int) and id >= rows]
 
 
 def _values(model: ModelConfig, key: str, about: AboutModel) -> dict[str, Any]:
@@ -176,16 +169,6 @@ def _head_faults(values: Mapping[str, Any], about: AboutModel) -> list[Fault]:
 
 def _first(values: Mapping[str, Any], *names: str) -> tuple[str, int | None]:
     return next(((name, values[name]) for name in names if type(values.get(name)) is int), (names[0], None))
-
-
-def _id_faults(config: PretrainedConfig, about: AboutModel) -> list[Fault]:
-    rows = config.get_text_config().vocab_size
-    found = []
-    for name in IDS:
-        if too_high := beyond(getattr(config, name, None), rows):
-            reason = _in_file(f"{name} = {', '.join(map(str, too_high))}, and its model has {rows} rows")
-            found.append(about(reason, f"set {name} in {FILE} to an id below {rows}, or to null"))
-    return found
 
 
 def _quantised_faults(values: Mapping[str, Any], allowed: bool, about: AboutModel) -> list[Fault]:

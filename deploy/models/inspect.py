@@ -13,7 +13,7 @@ from ...common.errors import Fault, InputError, ModelError, collect_error, merge
 from .checkpoint import pointer_faults, read_headers
 from .config_file import empty_network, is_quantised, read_config
 from .tensors import tensor_faults
-from .token_ids import generation_faults, tokenizer_faults
+from .token_ids import check_ids, tokenizer_faults
 from .tokenizer_files import broken_file, load_tokenizer
 
 if TYPE_CHECKING:
@@ -71,12 +71,10 @@ def inspect_model(
     tokenizer = collect_error(unreadable, load_tokenizer, model, key)
     if broken_file(Path(model.path)) or collect_error([], read_config, model, key, quantised=True):
         found += unreadable  # else it is the config, told above, that is in its way too
-    if facts is not None:
-        faults = collect_error(found, generation_faults, model, key, facts.vocabulary) or []
-        if tokenizer is not None:
-            faults += tokenizer_faults(key, model.path, tokenizer, facts.vocabulary)
-        if faults:
-            found.append(ModelError(*faults))
+    if facts is None or tokenizer is None:
+        return facts, tokenizer
+    if faults := tokenizer_faults(key, model.path, tokenizer, facts.vocabulary):
+        found.append(ModelError(*faults))
     return facts, tokenizer
 
 
@@ -92,6 +90,8 @@ def describe_model(model: ModelConfig, key: str, *, quantised: bool = False) -> 
     config = collect_error(found, read_config, model, key, quantised=quantised)
     missing = config is None and not Path(model.path).is_dir()
     headers = None if missing else collect_error(found, read_headers, model, key)
+    if config is not None:
+        collect_error(found, check_ids, model, key, config)
     if found or config is None:
         raise merge_errors(found)
     shape = _shape_of(config)

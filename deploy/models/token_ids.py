@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.config.run import ModelConfig
-from ...common.errors import Fault, ModelError
+from ...common.errors import Fault, InputError, ModelError, collect_error, merge_errors
 from .checkpoint import listed
-from .config_file import BROKEN, IDS, beyond, first_line, read_json
+from .config_file import BROKEN, first_line, read_json
+from .config_file import FILE as CONFIG
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 FILE = "generation_config.json"
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SETTINGS = (*IDS, "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
 MARKS = ("bos_token", "eos_token", "pad_token", "unk_token")
 CHAT = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
@@ -74,22 +78,35 @@ def read_generation(model: ModelConfig, key: str) -> GenerationConfig | None:
         raise ModelError(Fault(key, model.path, reason, f"mend {FILE}")) from error
 
 
-def generation_faults(model: ModelConfig, key: str, rows: int) -> list[Fault]:
-    """Whether all ids of the generation settings are ids, and have a row."""
-    settings = read_generation(model, key)
-    found = []
-    for name in SETTINGS if settings is not None else ():
-        value: Any = getattr(settings, name, None)
-        several = value if isinstance(value, list) else [value]
-        if value is not None and not all(type(id) is int for id in several):
+def check_ids(model: ModelConfig, key: str, config: PretrainedConfig) -> None:
+    """Raises ModelError for ids in the config or the generation settings that are none, or have no row."""
+    rows = config.get_text_config().vocab_size
+    about = partial(Fault, key, model.path)
+    found: list[InputError] = []
+    settings = collect_error(found, read_generation, model, key)
+    faults = [*_id_faults(config, CONFIG, IDS, rows, about)]
+    if settings is not None:
+        faults += _id_faults(settings, FILE, SETTINGS, rows, about)
+    if faults:
+        found.append(ModelError(*faults))
+    if found:
+        raise merge_errors(found)
+
+
+def _id_faults(
+    settings: Any, file: str, names: Iterable[str], rows: int, about: Callable[[str, str], Fault]
+) -> Iterator[Fault]:
+    for name in names:
+        value = getattr(settings, name, None)
+        several = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        if not all(type(id) is int for id in several):
             said, way_out = f"{name} = {value!r}, which is no id", "make it a number, or a list of numbers"
-        elif too_high := beyond(value, rows):
+        elif too_high := [id for id in several if id >= rows]:
             said = f"{name} = {', '.join(map(str, too_high))}, and its model has {rows} rows"
-            way_out = f"take it out of {FILE}, or give an id below {rows}"
+            way_out = f"give an id below {rows}, or take it out of {file}"
         else:
             continue
-        found.append(Fault(key, model.path, f"has a {FILE} that cannot be used: {said}", way_out))
-    return found
+        yield about(f"has a {file} that cannot be used: {said}", way_out)
 
 
 def unsaved_settings(model: ModelConfig) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from minillm_ray.common.config.run import ClusterConfig, RunConfig
 from minillm_ray.common.errors import ConfigError, DataError, ModelError
 from minillm_ray.deploy.preflight import memory, rules
@@ -18,7 +19,7 @@ from minillm_ray.deploy.preflight.check import Plan, check_run
 from minillm_ray.deploy.preflight.plan_table import render
 from minillm_ray.tests.tiny_models import tiny_model
 from rich.console import Console
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 MIB = 1 << 20
 
@@ -77,22 +78,73 @@ def with_ends(model: str, folder: Path, ends: Any) -> str:
     return str(copy)
 
 
+def pretend_weights(folder: Path) -> None:
+    """Weights as the config.json of a folder asks for: a header, and a hole in the file behind it."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in network.named_parameters():
+        begin, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
 def test_a_student_whose_answers_cannot_end_is_refused(models, questions, tmp_path):
-    for n, ends in enumerate((None, [500])):
-        endless = with_ends(models["student"], tmp_path / str(n), ends)
-        with pytest.raises(ConfigError, match=r"every answer would run to rollout\.max_new_tokens"):
-            check_run(settings(models, questions, student={"path": endless}))
+    endless = with_ends(models["student"], tmp_path / "none", None)
+    with pytest.raises(ConfigError, match=r"every answer would run to rollout\.max_new_tokens"):
+        check_run(settings(models, questions, student={"path": endless}))
+
+
+def test_an_end_without_a_row_is_refused_in_both_models(models, questions, tmp_path):
+    for name in ("student", "teacher"):
+        odd = with_ends(models[name], tmp_path / name, [1, 500])
+        with pytest.raises(ModelError, match=rf"{name}\.path = .* eos_token_id = 500, and its model has"):
+            check_run(settings(models, questions, **{name: {"path": odd}}))
 
 
 def test_several_tokens_may_end_an_answer_and_those_of_given_ones_should_be_among_them(
     models, questions, tmp_path
 ):
-    several = with_ends(models["student"], tmp_path / "several", [77, 1, 500])
+    several = with_ends(models["student"], tmp_path / "several", [77, 1])
     assert not check_run(settings(models, questions, student={"path": several})).notes
     other = with_ends(models["student"], tmp_path / "other", [77])
     (note,) = check_run(settings(models, questions, student={"path": other})).notes
     assert "token 1" in note
     assert "[77]" in note
+
+
+def test_a_teacher_that_ends_with_tokens_of_its_own_is_noted(models, questions, tmp_path):
+    chatty = with_ends(models["teacher"], tmp_path / "chatty", [1, 77])
+    (note,) = check_run(settings(models, questions, teacher={"path": chatty})).notes
+    assert "ends an answer with token 77, and the student's end only with 1" in note
+
+
+def test_settings_that_are_not_saved_and_files_that_are_not_read_are_noted(models, questions, tmp_path):
+    copy = Path(shutil.copytree(models["student"], tmp_path / "student"))
+    shutil.copy(copy / "model.safetensors", copy / "pytorch_model.safetensors")
+    kept = json.loads((copy / "generation_config.json").read_text())
+    (copy / "generation_config.json").write_text(json.dumps(kept | {"temperature": 0.6}))
+    unread, unsaved = check_run(settings(models, questions, student={"path": str(copy)})).notes
+    assert "pytorch_model.safetensors is not read" in unread
+    assert "sets temperature in a way that transformers ignores and does not save" in unsaved
+
+
+def test_a_quantised_teacher_may_score_and_may_not_be_mixed_in(models, questions, tmp_path):
+    copy = Path(shutil.copytree(models["teacher"], tmp_path / "teacher"))
+    kept = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(kept | {"quantization_config": {"quant_method": "fp8"}}))
+    fp8: dict[str, Any] = {"teacher": {"path": str(copy)}}
+    with pytest.raises(ModelError, match=r"teacher\.path = .* is quantised \(quant_method = \"fp8\"\)"):
+        check_run(settings(models, questions, **fp8))
+    check_run(settings(models, questions, **fp8, rollout={"teacher_mix": 0, "max_new_tokens": 32}))
+    with pytest.raises(ModelError, match=r"student\.path = .* is quantised"):
+        check_run(
+            settings(models, questions, student=fp8["teacher"], teacher=None, objective={"kind": "sft"})
+        )
 
 
 def test_a_run_that_can_work_is_planned(models, questions):
@@ -327,13 +379,16 @@ def test_the_paper_s_true_size_is_planned_without_loading_it(tmp_path, questions
             vocab_size=128,
             n_positions=256,
             architectures=["GPT2LMHeadModel"],
+            bos_token_id=None,
+            eos_token_id=1,
         ).save_pretrained(folder)
+        pretend_weights(folder)
     there = {name: str(tmp_path / name) for name in ("teacher", "student")}
     plan = check_run(settings(there, questions, rollout={"max_new_tokens": 32, "kv_cache_gib": 1.0}))
     assert plan.teacher is not None
     assert plan.teacher.parameters == 48 * (12 * 1600**2 + 13 * 1600) + 2 * 1600 + (128 + 256) * 1600
     assert parts(plan)["rollout"]["teacher"] > 4 * 1_400_000_000
-    assert Path(there["teacher"], "model.safetensors").stat().st_size < MIB
+    assert Path(there["teacher"], "model.safetensors").stat().st_blocks * 512 < MIB
 
 
 def test_a_preset_that_the_run_file_overrides_is_named_with_both_values(models, questions):
