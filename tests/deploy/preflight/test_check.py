@@ -99,13 +99,6 @@ def test_a_student_whose_answers_cannot_end_is_refused(models, questions, tmp_pa
         check_run(settings(models, questions, student={"path": endless}))
 
 
-def test_an_end_without_a_row_is_refused_in_both_models(models, questions, tmp_path):
-    for name in ("student", "teacher"):
-        odd = with_ends(models[name], tmp_path / name, [1, 500])
-        with pytest.raises(ModelError, match=rf"{name}\.path = .* eos_token_id = 500, and its model has"):
-            check_run(settings(models, questions, **{name: {"path": odd}}))
-
-
 def test_several_tokens_may_end_an_answer_and_those_of_given_ones_should_be_among_them(
     models, questions, tmp_path
 ):
@@ -115,36 +108,6 @@ def test_several_tokens_may_end_an_answer_and_those_of_given_ones_should_be_amon
     (note,) = check_run(settings(models, questions, student={"path": other})).notes
     assert "token 1" in note
     assert "[77]" in note
-
-
-def test_a_teacher_that_ends_with_tokens_of_its_own_is_noted(models, questions, tmp_path):
-    chatty = with_ends(models["teacher"], tmp_path / "chatty", [1, 77])
-    (note,) = check_run(settings(models, questions, teacher={"path": chatty})).notes
-    assert "ends an answer with token 77, and the student's end only with 1" in note
-
-
-def test_settings_that_are_not_saved_and_files_that_are_not_read_are_noted(models, questions, tmp_path):
-    copy = Path(shutil.copytree(models["student"], tmp_path / "student"))
-    shutil.copy(copy / "model.safetensors", copy / "pytorch_model.safetensors")
-    kept = json.loads((copy / "generation_config.json").read_text())
-    (copy / "generation_config.json").write_text(json.dumps(kept | {"temperature": 0.6}))
-    unread, unsaved = check_run(settings(models, questions, student={"path": str(copy)})).notes
-    assert "pytorch_model.safetensors is not read" in unread
-    assert "sets temperature in a way that transformers ignores and does not save" in unsaved
-
-
-def test_a_quantised_teacher_may_score_and_may_not_be_mixed_in(models, questions, tmp_path):
-    copy = Path(shutil.copytree(models["teacher"], tmp_path / "teacher"))
-    kept = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(kept | {"quantization_config": {"quant_method": "fp8"}}))
-    fp8: dict[str, Any] = {"teacher": {"path": str(copy)}}
-    with pytest.raises(ModelError, match=r"teacher\.path = .* is quantised \(quant_method = \"fp8\"\)"):
-        check_run(settings(models, questions, **fp8))
-    check_run(settings(models, questions, **fp8, rollout={"teacher_mix": 0, "max_new_tokens": 32}))
-    with pytest.raises(ModelError, match=r"student\.path = .* is quantised"):
-        check_run(
-            settings(models, questions, student=fp8["teacher"], teacher=None, objective={"kind": "sft"})
-        )
 
 
 def test_a_run_that_can_work_is_planned(models, questions):
