@@ -55,7 +55,8 @@ def _template_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if not tokenizer.chat_template:
         return []
     try:
-        return tokenizer.apply_chat_template(list(CHAT), tokenize=True, return_dict=False)
+        ids: Any = tokenizer.apply_chat_template(list(CHAT), tokenize=True, return_dict=False)
+        return ids
     except (TemplateError, TypeError, ValueError):  # told where data is rendered
         return []
 
