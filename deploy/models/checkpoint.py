@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
 from ...actors.checkpoint_files import INDEX, WHOLE, indexed_files, weight_files
 from ...actors.vllm_engine import MODEL_FILES
 from ...common.config.run import ModelConfig
@@ -17,6 +19,8 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that stands for another one, which Git LFS has yet to fetch."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 ADAPTER = "adapter_config.json"
+UNREACHABLE: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OfflineModeIsEnabled)
+"""What is raised where the hub does not answer: all errors of the library that asks, too."""
 ROWS = 4096
 """Rows of two tensors that are compared at a time."""
 ConcerningModel = Callable[[str, str], Fault]
@@ -179,7 +183,7 @@ def _headers(files: Iterable[Path], about: ConcerningModel) -> Headers:
 def _headers_on_hub(model: ModelConfig, names: Iterable[str], about: ConcerningModel) -> Headers | None:
     """Headers alone, by requests for the beginning of each file."""
     from huggingface_hub import hf_hub_download, parse_safetensors_file_metadata
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, SafetensorsParsingError
+    from huggingface_hub.errors import SafetensorsParsingError
 
     headers: Headers = {}
     found: list[Fault] = []
@@ -197,7 +201,7 @@ def _headers_on_hub(model: ModelConfig, names: Iterable[str], about: ConcerningM
         raise ModelError(
             about(f"has weights that cannot be read: {error}", "give another revision")
         ) from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+    except UNREACHABLE:
         return None
     if found:
         raise ModelError(*found)
@@ -215,11 +219,10 @@ def _twice(headers: Headers, more: Headers, about: ConcerningModel) -> list[Faul
 def _names_on_hub(model: ModelConfig) -> set[str] | None:
     """Files of a model on the hub; None where it cannot be asked."""
     from huggingface_hub import list_repo_files
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         return set(list_repo_files(model.path, revision=model.revision))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+    except UNREACHABLE:
         return None
 
 

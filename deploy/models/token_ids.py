@@ -26,12 +26,18 @@ CHAT = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 
 
 def tokenizer_faults(
-    key: str, path: str, tokenizer: PreTrainedTokenizerBase, rows: int, owner: str = "its model"
+    key: str,
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    owner: str = "its model",
+    *,
+    written: bool = False,
 ) -> list[Fault]:
     """Whether all that a tokenizer makes of texts and chats has a row.
 
-    Control tokens count only where they are used: one that is written out in a text is read as plain text,
-    and some models have no rows for those that stand for pictures.
+    Control tokens count only where they are used, since some models have no rows for those that stand for
+    pictures; all count if one that is `written` out in a text is read as one, and not as plain text.
     """
     found = {id: token for token, id in tokenizer.get_vocab().items() if id >= rows}
     if not found:
@@ -40,7 +46,7 @@ def tokenizer_faults(
     control.update(tokenizer.all_special_ids)
     used = {getattr(tokenizer, f"{name}_id", None) for name in MARKS}
     used.update(tokenizer("a")["input_ids"], _template_ids(tokenizer))
-    ids = sorted(id for id in found if id not in control or id in used)
+    ids = sorted(id for id in found if written or id not in control or id in used)
     if not ids:
         return []
     shown = listed([f"{id} ({found[id]!r})" for id in ids])

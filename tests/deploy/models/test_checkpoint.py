@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -196,8 +198,6 @@ def test_an_index_must_lead_to_files_that_hold_each_tensor_once(model):
 
 
 def test_of_a_model_on_the_hub_only_headers_are_fetched(model, monkeypatch):
-    from types import SimpleNamespace
-
     import huggingface_hub as hub
 
     told = {
@@ -219,6 +219,12 @@ def test_of_a_model_on_the_hub_only_headers_are_fetched(model, monkeypatch):
     here = read_headers(ModelConfig(path=str(model)), "student.path")
     assert read_headers(there, "student.path") == here
     assert asked == [("someone/small", WEIGHTS, "v1")]
+
+    def no_network(*_: Any, **__: Any):
+        raise hub.errors.HfHubHTTPError.__bases__[0]("no such host")
+
+    monkeypatch.setattr(hub, "list_repo_files", no_network)
+    assert read_headers(there, "student.path") is None
     monkeypatch.setattr(hub, "list_repo_files", lambda *_, **__: ["config.json", "pytorch_model.bin"])
     with pytest.raises(ModelError, match=r"only as pytorch_model\.bin, a pickle"):
         read_headers(there, "student.path")

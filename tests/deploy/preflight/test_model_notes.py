@@ -13,6 +13,7 @@ from minillm_ray.common.errors import ModelError
 from minillm_ray.deploy.preflight.check import check_run
 from minillm_ray.tests.deploy.preflight.test_check import settings, with_ends
 from minillm_ray.tests.tiny_models import tiny_model
+from transformers import AutoTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,18 @@ def test_settings_that_are_not_saved_and_files_that_are_not_read_are_noted(model
     unread, unsaved = check_run(settings(models, questions, student={"path": str(copy)})).notes
     assert "pytorch_model.safetensors is not read" in unread
     assert "sets temperature in a way that transformers ignores and does not save" in unsaved
+
+
+def test_control_tokens_need_rows_where_a_text_may_hold_them(models, questions, tmp_path):
+    copy = shutil.copytree(models["student"], tmp_path / "student")
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens([f"<more{n}>" for n in range(8)], special_tokens=True)
+    tokenizer.add_tokens(["<picture>"], special_tokens=True)
+    tokenizer.save_pretrained(copy)
+    own: dict[str, Any] = {"student": {"path": str(copy)}}
+    check_run(settings(models, questions, **own))
+    with pytest.raises(ModelError, match=r"beyond the 136 rows of .*: 136 \('<picture>'\)"):
+        check_run(settings(models, questions, **own, data={"allow_control_tokens": True}))
 
 
 def test_a_quantised_teacher_may_score_and_may_not_be_mixed_in(models, questions, tmp_path):
