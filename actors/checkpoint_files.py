@@ -34,12 +34,12 @@ def indexed_files(text: str) -> list[str]:
         index = json.loads(text)
     except ValueError as fault:
         raise ValueError(f"is no JSON ({fault})") from fault
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not places:
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError("has no weight_map from tensors to files")
     if not isinstance(index.get("metadata"), dict):  # transformers reads it without asking
         raise ValueError("has no metadata")
-    for name in places.values():
+    for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ValueError(f"names {name!r}, which is no safetensors file beside it")
-    return sorted(set(places.values()))
+    return sorted(set(weight_map.values()))

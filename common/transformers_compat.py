@@ -91,7 +91,7 @@ class Fit:
     """Name, shape in the checkpoint, shape in the model."""
     unconverted: tuple[str, ...]
     """Made of several tensors of the checkpoint that do not go together."""
-    tied_apart: tuple[tuple[str, str], ...]
+    both_tied: tuple[tuple[str, str], ...]
     """Pairs that the config ties, and the checkpoint has both of."""
 
 
@@ -110,7 +110,7 @@ def fit_checkpoint(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     with _silence():
         info, _ = compat.resolve(LIBRARY, _LOAD)(model=model, state_dict=state, load_config=settings)
-        apart = tuple(
+        pairs = tuple(
             pair for pair in model.all_tied_weights_keys.items() if not info.missing_keys.intersection(pair)
         )
         model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
@@ -123,7 +123,7 @@ def fit_checkpoint(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
             sorted((name, tuple(given), tuple(own)) for name, given, own in info.mismatched_keys)
         ),
         unconverted=tuple(sorted(info.conversion_errors)),
-        tied_apart=apart,
+        both_tied=pairs,
     )
 
 

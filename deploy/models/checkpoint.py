@@ -212,8 +212,8 @@ def _twice(headers: Headers, more: Headers, about: ConcerningModel) -> list[Faul
     names = sorted(headers.keys() & more.keys())
     if not names:
         return []
-    places = f"in {headers[names[0]].file} and in {more[names[0]].file}"
-    return [about(f"has {listed(names)} twice, {places}", "save the model again")]
+    both = f"in {headers[names[0]].file} and in {more[names[0]].file}"
+    return [about(f"has {listed(names)} twice, {both}", "save the model again")]
 
 
 def _names_on_hub(model: ModelConfig) -> set[str] | None:

@@ -73,7 +73,7 @@ def _tied_faults(model: ModelConfig, key: str, fit: Fit, base: str, headers: Hea
     """Of two tensors that the config ties vLLM reads one and transformers both, if they differ."""
     found = []
     off = {name for name, _, _ in fit.misshaped}
-    for pair in fit.tied_apart:
+    for pair in fit.both_tied:
         if off.intersection(pair):
             continue
         one, other = (_name_in_file(name, base, headers) for name in pair)

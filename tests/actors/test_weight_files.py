@@ -25,8 +25,8 @@ def cut_in_two(folder: Path) -> None:
     parts = {"model-1-of-2.safetensors": names[::2], "model-2-of-2.safetensors": names[1::2]}
     for file, part in parts.items():
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
-    places = {name: file for file, part in parts.items() for name in part}
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    files = {name: file for file, part in parts.items() for name in part}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
     (folder / WHOLE).unlink()
 
 

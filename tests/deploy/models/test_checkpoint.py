@@ -185,11 +185,11 @@ def test_an_index_must_lead_to_files_that_hold_each_tensor_once(model):
     folder = copy_of(model)
     index = folder / "model.safetensors.index.json"
     (folder / WEIGHTS).rename(folder / "model-1.safetensors")
-    places = {UP: "model-1.safetensors"}
-    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    weight_map = {UP: "model-1.safetensors"}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     assert faults_of(folder) == ()
-    places[EMBEDDING] = "model-2.safetensors"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    weight_map[EMBEDDING] = "model-2.safetensors"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     assert f"lacks model-2.safetensors, which {index.name} names" in said(folder)
     save_file({UP: torch.zeros(128, 64)}, folder / "model-2.safetensors")
     assert f"has {UP} twice, in model-1.safetensors and in model-2.safetensors" in said(folder)
