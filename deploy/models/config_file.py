@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from ...actors.checkpoint_files import WHOLE
 from ...common.config.run import ModelConfig
 from ...common.errors import Fault, ModelError
 from ...common.process import collector_paused
@@ -51,7 +52,11 @@ def read_config(model: ModelConfig, key: str, *, quantised: bool = False) -> Pre
 
     about = partial(Fault, key, model.path)
     values = _values(model, key, about)
-    if found := [*_type_faults(values, about), *_count_faults(values, about)]:
+    found = [*_type_faults(values, about), *_count_faults(values, about)]
+    if elsewhere := values.get("transformers_weights"):
+        said = f"transformers_weights = {json.dumps(elsewhere)}, which vLLM does not know of"
+        found.append(about(_in_file(said), f"name that file {WHOLE} and take the field out"))
+    if found:
         raise ModelError(*found)
     try:
         config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)

@@ -69,7 +69,9 @@ def inspect_model(
         return None, None  # told, and the tokenizer would be told a second time
     unreadable: list[InputError] = []
     tokenizer = collect_error(unreadable, load_tokenizer, model, key)
-    if broken_file(Path(model.path)) or collect_error([], read_config, model, key, quantised=True):
+    if unreadable and (
+        broken_file(Path(model.path)) or collect_error([], read_config, model, key, quantised=True)
+    ):
         found += unreadable  # else it is the config, told above, that is in its way too
     if facts is None or tokenizer is None:
         return facts, tokenizer

@@ -44,6 +44,7 @@ def others(tmp_path_factory) -> dict[str, Path]:
         ("rope_parameters", {"rope_type": "default", "rope_theta": "10000"}),
         ("pad_token_id", 500),
         ("eos_token_id", [1, 500]),
+        ("transformers_weights", "other.safetensors"),
     ],
 )
 def test_a_field_that_cannot_be_is_named_with_its_file(model, field: str, value: Any):
