@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from . import vllm_compat
+from .checkpoint_files import weight_files
 from .mixing import Mixture, Step
 from .shared_prefill import Requests, SharedPrefill
 
@@ -67,9 +69,11 @@ class TeacherMixedForCausalLM(nn.Module):
         self._prefill: SharedPrefill | None = None
         self.student = _network(vllm_config, prefix, "student", block["student"])
         self.teacher = None
+        files = [(file, "") for file in weight_files(Path(block["student"]))]
         if block["teacher"] is not None:
             self.teacher = _network(vllm_config, prefix, "teacher", block["teacher"])
-            vllm_compat.load_also(self, block["teacher"], TEACHER)
+            files += [(file, TEACHER) for file in weight_files(Path(block["teacher"]))]
+        vllm_compat.load_only(self, files)
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         """The student's embedding; vLLM asks every model for one."""

@@ -6,7 +6,9 @@ The environment must be settled before vLLM is imported, so importing this modul
 from __future__ import annotations
 
 import functools
+import glob
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +89,7 @@ REQUIRED: tuple[str, ...] = (
     f"{_GROUPS}.GroupCoordinator.destroy",
     f"{_TRANSFER}.factory.WeightTransferEngineFactory.register_engine",
     f"{_LOADER}.DefaultModelLoader.Source",
+    f"{_LOADER}.DefaultModelLoader.Source.allow_patterns_overrides",
     f"{_LOADER}.reload.initialize_layerwise_reload",
     f"{_LOADER}.reload.finalize_layerwise_reload",
     f"{_LOADER}.reload.layerwise.get_layerwise_info",
@@ -200,10 +203,26 @@ def make_network(vllm_config: VllmConfig, prefix: str, name: str, hf_config: Any
     )
 
 
-def load_also(model: Any, folder: str, prefix: str) -> None:
-    """Have vLLM's loader read a second checkpoint for `model`, with `prefix` before its tensors' names."""
+def load_only(model: Any, files: Sequence[tuple[Path, str]]) -> None:
+    """Have vLLM's loader read these files for `model`, in this order, and none that lies beside them.
+
+    Each comes with what to put before its tensors' names; the first with nothing, as vLLM reads it. Left
+    alone the loader takes all that ends in .safetensors. Of several patterns it takes only the first that
+    finds a file, so each file is a source of its own.
+    """
     source = _resolve(f"{_LOADER}.DefaultModelLoader.Source")
-    model.secondary_weights = [source(folder, revision=None, prefix=prefix)]
+    # An absolute pattern, since the folder's name may hold characters that mean something in a pattern.
+    sources = [
+        source(
+            str(file.parent),
+            revision=None,
+            prefix=prefix,
+            allow_patterns_overrides=[glob.escape(str(file.absolute()))],
+        )
+        for file, prefix in files
+    ]
+    model.allow_patterns_overrides = sources[0].allow_patterns_overrides
+    model.secondary_weights = sources[1:]
 
 
 def plain_attention(network: nn.Module) -> list[nn.Module] | None:

@@ -111,6 +111,8 @@ def _write_student(
     student, config = engine.student, engine.student_config
     kept = student.state_dict().keys()
     buffers = {name: buffer.detach().cpu() for name, buffer in student.named_buffers() if name in kept}
+    # transformers would refuse to save some settings that it has read; ours are written below.
+    student.generation_config = GenerationConfig()
     student.save_pretrained(folder, state_dict=state | buffers)
     config.dtype, config.architectures = student.config.dtype, student.config.architectures
     config.save_pretrained(folder)  # the one inside the student has its dropout switched off
@@ -124,7 +126,7 @@ def _write_student(
         generation = GenerationConfig.from_model_config(config)
     ends = _end_ids(generation.eos_token_id, answers)
     generation.eos_token_id = ends[0] if len(ends) == 1 else ends or None
-    generation.save_pretrained(folder)
+    generation.to_json_file(folder / "generation_config.json")
 
 
 def _end_ids(known: int | list[int] | None, answers: AnswerFormat) -> list[int]:

@@ -45,7 +45,7 @@ def check_eval(config: EvalConfig) -> list[Candidate]:
     if faults := config.faults():
         found.append(ConfigError(*faults, source=SOURCE))
     compares = [config.compares(model) for model in config.models]
-    inspect = _Inspector(found)
+    inspect = _Inspector(found, quantised=not config.samples_answers)  # else engines hold them too
     teacher = inspect(config.teacher, "teacher") if config.teacher is not None and any(compares) else NOTHING
     sources = [
         collect_error(found, read_eval_rows, data, name, config.plugins)
@@ -65,14 +65,14 @@ def check_eval(config: EvalConfig) -> list[Candidate]:
 class _Inspector:
     """Inspects each model once, though it may be both teacher and among the models."""
 
-    def __init__(self, found: list[InputError]):
-        self._found = found
+    def __init__(self, found: list[InputError], *, quantised: bool):
+        self._found, self._quantised = found, quantised
         self._known: dict[tuple[str, str | None], Inspected] = {}
 
     def __call__(self, model: EvalModel, key: str) -> Inspected:
         which = model.path, model.revision
         if which not in self._known:
-            self._known[which] = inspect_model(model, key, self._found)
+            self._known[which] = inspect_model(model, key, self._found, quantised=self._quantised)
         return self._known[which]
 
 

@@ -72,7 +72,7 @@ def cut_model(source: Path | str, layers: int, out: Path) -> Path:
     for a number that the model does not have, or a model whose layers are not one list.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     _refuse_full(out)
     given = ModelConfig(path=str(source))
@@ -95,7 +95,10 @@ def cut_model(source: Path | str, layers: int, out: Path) -> Path:
     model.config.num_hidden_layers = layers
     if types := getattr(model.config, "layer_types", None):
         model.config.layer_types = [types[i] for i in kept]
+    # Settings that transformers refuses to save are no part of the cut: they stay as they are.
+    generation, model.generation_config = model.generation_config, GenerationConfig()
     model.save_pretrained(out)
+    generation.to_json_file(out / "generation_config.json")
     tokenizer.save_pretrained(out)
     return out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.config.run import ModelConfig
-from ...common.errors import Fault, InputError, ModelError, collect_error
-from ...common.process import collector_paused
-from ...common.transformers_compat import causal_lm_classes
+from ...common.errors import Fault, InputError, ModelError, collect_error, merge_errors
+from .checkpoint import pointer_faults, read_headers
+from .config_file import empty_network, is_quantised, read_config
+from .tensors import tensor_faults
+from .token_ids import check_ids, tokenizer_faults
+from .tokenizer_files import broken_file, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -55,35 +57,57 @@ class ModelFacts:
 
 
 def inspect_model(
-    model: ModelConfig, name: str, found: list[InputError]
+    model: ModelConfig, name: str, found: list[InputError], *, quantised: bool = False
 ) -> tuple[ModelFacts | None, PreTrainedTokenizerBase | None]:
-    """Facts and tokenizer of a model that `name` stands for; what is wrong with either goes into `found`."""
-    facts = collect_error(found, describe_model, model, f"{name}.path")
+    """Facts and tokenizer of a model that `name` stands for; what is wrong with either goes into `found`.
+
+    It may be `quantised` if only transformers reads it, without training it.
+    """
+    key = f"{name}.path"
+    facts = collect_error(found, describe_model, model, key, quantised=quantised)
     if facts is None and not Path(model.path).is_dir():
         return None, None  # one fault says that it is not there
-    return facts, collect_error(found, load_tokenizer, model, f"{name}.path")
+    if facts is None and pointer_faults(model, key):
+        return None, None  # told, and the tokenizer would be told a second time
+    unreadable: list[InputError] = []
+    tokenizer = collect_error(unreadable, load_tokenizer, model, key)
+    if unreadable and (
+        broken_file(Path(model.path)) or collect_error([], read_config, model, key, quantised=True)
+    ):
+        found += unreadable  # else it is the config, told above, that is in its way too
+    if facts is None or tokenizer is None:
+        return facts, tokenizer
+    if faults := tokenizer_faults(key, model.path, tokenizer, facts.vocabulary):
+        found.append(ModelError(*faults))
+    return facts, tokenizer
 
 
-def describe_model(model: ModelConfig, key: str) -> ModelFacts:
-    """Facts about the model that the setting `key` names. Raises ModelError if it is of no use in a run."""
-    config = _read_config(model, key)
-    _check_weights(model, key)
+def describe_model(model: ModelConfig, key: str, *, quantised: bool = False) -> ModelFacts:
+    """Facts about the model that the setting `key` names. Raises ModelError if it is of no use in a run.
+
+    The headers of its weights are held against its config.json; no tensor is read, but for two that the
+    config says are one.
+    """
+    if pointers := pointer_faults(model, key):
+        raise ModelError(*pointers)
+    found: list[InputError] = []
+    config = collect_error(found, read_config, model, key, quantised=quantised)
+    missing = config is None and not Path(model.path).is_dir()
+    headers = None if missing else collect_error(found, read_headers, model, key)
+    if config is not None:
+        collect_error(found, check_ids, model, key, config)
+    if found or config is None:
+        raise merge_errors(found)
     shape = _shape_of(config)
-    with collector_paused():
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    network = empty_network(config, model, key)
     sizes = config.get_text_config()
     heads = sizes.num_attention_heads
-    output = empty.get_output_embeddings()
-    vocabulary = sizes.vocab_size if output is None else output.weight.shape[0]
-    return ModelFacts(
+    output = network.get_output_embeddings()
+    facts = ModelFacts(
         path=model.path,
         family=config.model_type,
-        parameters=sum(p.numel() for p in empty.parameters()),
-        vocabulary=vocabulary,
+        parameters=sum(p.numel() for p in network.parameters()),
+        vocabulary=sizes.vocab_size if output is None else output.weight.shape[0],
         hidden=sizes.hidden_size,
         intermediate=_first(sizes, "intermediate_size", "ffn_dim", "n_inner") or 4 * sizes.hidden_size,
         layers=sizes.num_hidden_layers,
@@ -92,9 +116,14 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
         context=_first(sizes, "max_position_embeddings"),
         thresholds=_thresholds(sizes),
-        tied=output is not None and output.weight is empty.get_input_embeddings().weight,
+        tied=output is not None and output.weight is network.get_input_embeddings().weight,
         shape=shape,
     )
+    if headers is not None:
+        faults = tensor_faults(model, key, network, headers, quantised=is_quantised(config))
+        if faults:
+            raise ModelError(*faults)
+    return facts
 
 
 def _thresholds(config: PretrainedConfig) -> tuple[int, ...]:
@@ -109,105 +138,10 @@ def _first(config: PretrainedConfig, *names: str) -> int | None:
     return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
-def _read_config(model: ModelConfig, key: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    folder = Path(model.path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ModelError(
-            Fault(key, model.path, "holds no config.json", "give a folder saved with save_pretrained")
-        )
-    try:
-        config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        if not folder.exists() and (folder.is_absolute() or model.path.startswith(".")):
-            raise ModelError(_no_folder(folder, key, model.path)) from error
-        raise ModelError(
-            Fault(
-                key,
-                model.path,
-                f"is not a folder here, and the hub does not give it: {_first_line(error)}",
-                "give a local folder or a public name (models that bring their own code are refused)",
-            )
-        ) from error
-    named, names = config.architectures or [], causal_lm_classes(config)
-    if not names or config.is_encoder_decoder or (named and not names.intersection(named)):
-        raise ModelError(
-            Fault(
-                key,
-                model.path,
-                f"is {', '.join(named) or config.model_type}, not a causal language model",
-                "give one that AutoModelForCausalLM opens",
-            )
-        )
-    return config
-
-
-def _no_folder(folder: Path, key: str, path: str) -> Fault:
-    if not folder.parent.is_dir():
-        way_out = f"{folder.parent} does not exist either"
-    else:
-        close = difflib.get_close_matches(folder.name, [p.name for p in folder.parent.iterdir()], 1)
-        way_out = f"did you mean {folder.parent / close[0]}?" if close else "give a folder that does"
-    return Fault(key, path, "is a folder that does not exist", way_out)
-
-
-def _check_weights(model: ModelConfig, key: str) -> None:
-    names = _file_names(model)
-    if names is None or any(name.endswith(".safetensors") for name in names):
-        return
-    if pickles := [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]:
-        raise ModelError(
-            Fault(
-                key,
-                model.path,
-                f"has its weights only as {pickles[0]}, a pickle, which could run foreign code",
-                "load it once yourself and save_pretrained it, which writes safetensors",
-            )
-        )
-    raise ModelError(
-        Fault(key, model.path, "holds no weights (no .safetensors file)", "give a folder that does")
-    )
-
-
-def _file_names(model: ModelConfig) -> list[str] | None:
-    """Files of the model; None where the hub cannot be asked."""
-    folder = Path(model.path)
-    if folder.is_dir():
-        return [p.name for p in folder.iterdir()]
-    from huggingface_hub import list_repo_files
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        return list_repo_files(model.path, revision=model.revision)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
-
-
 def _shape_of(config: PretrainedConfig) -> str:
     values = config.to_dict()
     names = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
     return json.dumps({key: values[key] for key in sorted(values.keys() - set(names))}, default=str)
-
-
-def load_tokenizer(model: ModelConfig, key: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model that the setting `key` names. Raises ModelError if there is none."""
-    from transformers import AutoTokenizer
-
-    way_out = "save the tokenizer beside the model"
-    try:
-        found = AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"has no tokenizer that can be read: {_first_line(error)}"
-        raise ModelError(Fault(key, model.path, reason, way_out)) from error
-    # Where its files are missing, transformers 5.19 makes an empty one for some families.
-    if not set(found.get_vocab()) - set(found.all_special_tokens):
-        raise ModelError(Fault(key, model.path, "has no tokenizer files", way_out))
-    return found
 
 
 def shared_vocabulary(
@@ -219,13 +153,18 @@ def shared_vocabulary(
 ) -> int:
     """Words that both models and both tokenizers have: ids below it are the run's vocabulary.
 
-    `names` are what the settings call the two. Raises ModelError if an id stands for different tokens, or a
-    text is split differently.
+    `names` are what the settings call the two. Raises ModelError if an id stands for different tokens, a text
+    is split differently, or the student's tokenizer, which tokenises all data, knows more than the teacher.
     """
     sizes = [student.vocabulary, len(student_tokenizer)]
     if teacher is not None and teacher_tokenizer is not None:
         sizes += [teacher.vocabulary, len(teacher_tokenizer)]
         compare_tokenizers(student_tokenizer, teacher_tokenizer, min(sizes), names)
+        owner = f"{names[1]}.path = {teacher.path}"
+        if faults := tokenizer_faults(
+            f"{names[0]}.path", student.path, student_tokenizer, teacher.vocabulary, owner
+        ):
+            raise ModelError(*faults)
     return min(sizes)
 
 

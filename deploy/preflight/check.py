@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ...common.config.run import RunConfig
-from ...common.errors import ConfigError, Fault, InputError, collect_error, merge_errors
+from ...common.errors import ConfigError, Fault, InputError, ModelError, collect_error, merge_errors
 from ...common.process import usable_cores
 from ..data.load import RunData, load_run_data
 from ..data.tokenize import Limit
 from ..models.inspect import ModelFacts, inspect_model, shared_vocabulary
+from ..models.token_ids import tokenizer_faults
 from ..runtime.placement import bundles, needs_rollouts
 from . import memory, rules
 from .memory import GIB, Memory
+from .model_notes import model_notes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +72,11 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     student, tokenizer = inspect_model(config.student, "student", found)
     teacher, teacher_tokenizer = None, None
     if config.teacher is not None:
-        teacher, teacher_tokenizer = inspect_model(config.teacher, "teacher", found)
+        teacher, teacher_tokenizer = inspect_model(
+            config.teacher, "teacher", found, quantised=not config.mixes_teacher
+        )
+    if tokenizer is not None and config.data.allow_control_tokens:
+        found += _written_faults(config, tokenizer, [facts for facts in (student, teacher) if facts])
     vocabulary = None
     if student and tokenizer and (config.teacher is None or (teacher and teacher_tokenizer)):
         vocabulary = collect_error(found, shared_vocabulary, student, teacher, tokenizer, teacher_tokenizer)
@@ -87,6 +93,22 @@ def check_run(config: RunConfig, later: Collection[str] = ()) -> Plan:
     assert tokenizer is not None, "no fault, so there is a tokenizer"
     assert vocabulary is not None, "no fault, so there is a vocabulary"
     return _plan(config, student, teacher, vocabulary, tokenizer, data)
+
+
+def _written_faults(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, models: Sequence[ModelFacts]
+) -> list[ModelError]:
+    """Whether both models have rows for control tokens that texts may hold."""
+    path = config.student.path
+    return [
+        ModelError(*faults)
+        for facts in models
+        if (
+            faults := tokenizer_faults(
+                "student.path", path, tokenizer, facts.vocabulary, facts.path, written=True
+            )
+        )
+    ]
 
 
 def _model_faults(
@@ -143,6 +165,7 @@ def _plan(
     )
     notes = [
         *rules.preset_notes(config),
+        *model_notes(config, data.answer_format.end_ids),
         *rules.data_notes(config, data),
         *_memory_notes(config, plan),
     ]

@@ -34,6 +34,7 @@ INTERNAL_MODULES = (
 
 INTERNAL_ATTRIBUTES = {
     # vLLM
+    "allow_patterns_overrides",
     "cpu_linear",
     "driver_worker",
     "init_vllm_registered_model",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from minillm_ray.common.config.run import ModelConfig
 from minillm_ray.common.errors import DataError
+from minillm_ray.common.types import AnswerFormat
 from minillm_ray.learner import checkpoint
 from minillm_ray.tests.learner.scenes import Scene, make_scene, model_of, run_config
 from minillm_ray.tests.learner.worlds import World, exported_and_adopted
-from transformers import AutoTokenizer, GenerationConfig
+from minillm_ray.tests.tiny_models import tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 
 class Notes:
@@ -109,3 +114,40 @@ def assert_all_else_is_as_it_started(scene: Scene, folder: Path) -> None:
     configs = [json.loads((path / "config.json").read_text()) for path in (scene.student, folder)]
     assert configs[0] == configs[1]  # dropout too, though it was off while training
     assert list(folder.glob("*.bin")) == []
+
+
+class OneRank:
+    """An engine of one rank that has loaded a model and trained nothing."""
+
+    def __init__(self, folder: Path):
+        self.student = AutoModelForCausalLM.from_pretrained(folder)
+        self.student_config = AutoConfig.from_pretrained(folder)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(one.shape) for name, one in self.student.named_parameters()}
+
+    @contextmanager
+    def gathered(self, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+        parameters = dict(self.student.named_parameters())
+        yield {name: parameters[name] for name in names}
+
+    def all_gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def test_settings_that_transformers_refuses_to_save_do_not_end_an_export(tmp_path: Path) -> None:
+    start = tiny_model("llama", tmp_path / "start")
+    kept = json.loads((start / "generation_config.json").read_text()) | {"temperature": 0.6, "top_k": 7}
+    (start / "generation_config.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="temperature"):
+        GenerationConfig.from_pretrained(start).save_pretrained(tmp_path)
+    checkpoint.export_student(
+        OneRank(start),  # pyright: ignore[reportArgumentType]
+        tmp_path / "best",
+        ModelConfig(path=str(start)),
+        AnswerFormat(end_ids=(77,)),
+        rank=0,
+    )
+    written = json.loads((tmp_path / "best" / "generation_config.json").read_text())
+    assert (written["temperature"], written["top_k"], written["eos_token_id"]) == (0.6, 7, [1, 77])
+    AutoModelForCausalLM.from_pretrained(tmp_path / "best")
