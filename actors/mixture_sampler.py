@@ -66,12 +66,14 @@ class MixtureSampler:
         hidden, self._model.teacher_hidden = self._model.teacher_hidden, None
         kept = hidden.to(self._states) if hidden is not None and self._states is not None else None
         which = np.array([self._answers[request] for request in self._request_ids()], np.intp)
-        places = self._lengths[which].copy()
+        positions = self._lengths[which].copy()
         self._lengths[which] += 1
         if self._given is None:
-            drawn = draw(logits, torch.from_numpy(self._numbers[which, places]))
+            drawn = draw(logits, torch.from_numpy(self._numbers[which, positions]))
         else:
-            tokens = [self._given[answer][place] for answer, place in zip(which, places, strict=True)]
+            tokens = [
+                self._given[answer][position] for answer, position in zip(which, positions, strict=True)
+            ]
             drawn = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
         self._steps.append((which, drawn, step.log_probs(drawn), kept))
         return SamplerOutput(sampled_token_ids=drawn.to(torch.int32)[:, None], logprobs_tensors=None)

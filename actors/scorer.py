@@ -19,7 +19,7 @@ from ..common.errors import DataError, ModelError
 from ..common.heads import check_head, read_head
 from ..common.packed_attention import Layout, enable_packing, read
 from ..common.packing import pack
-from ..common.types import BatchSummary, Passage, Scored
+from ..common.types import BatchSummary, Floats, Passage, Scored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -244,3 +244,35 @@ def check_passage(passage: Passage, context: int | None, vocabulary: int, reader
 def num_inputs(passage: Passage) -> int:
     """Tokens that a model reads of it: all but the last, which nothing follows."""
     return len(passage.prompt_ids) + len(passage.answer_ids) - 1
+
+
+def read_plainly(
+    path: str, revision: str | None, dtype: Dtype, vocabulary: int, passages: Sequence[Passage]
+) -> list[Floats]:
+    """log-probs [T] of each answer at temperature 1 over the first `vocabulary` words, in nats.
+
+    The referee of the parity check: one passage at a time, eager attention, nothing packed or replaced.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=revision,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager",
+        use_safetensors=True,
+        trust_remote_code=False,
+    ).eval()
+    if torch.cuda.is_available():
+        torch.nn.Module.cuda(model)
+    found: list[Floats] = []
+    with torch.inference_mode():
+        for passage in passages:
+            ids = torch.tensor(
+                [[*passage.prompt_ids.tolist(), *passage.answer_ids.tolist()]], device=model.device
+            )
+            answer = ids[0, len(passage.prompt_ids) :]
+            logits = model(ids, use_cache=False).logits[0, len(passage.prompt_ids) - 1 : -1, :vocabulary]
+            logprobs = logits.float().log_softmax(-1).gather(1, answer[:, None])[:, 0]
+            found.append(logprobs.cpu().numpy())
+    return found

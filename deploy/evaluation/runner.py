@@ -16,13 +16,13 @@ from rich.text import Text
 
 from ...common.config.eval import METRICS, EvalConfig, plain_model
 from ...common.logs import driver_logs, person_sees
-from ...common.parity import make_probes
 from ..cli.progress import Progress, summary_of
 from ..data.load import PROBED
 from ..data.record import FILE, keep_record, start_time
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
 from ..runtime.parity import UNCHECKED, Parity
+from ..runtime.probes import make_probes
 from ..runtime.workers import EvalWorkerGroup, start_eval_workers
 from .check import Candidate, check_eval
 from .model_eval import ModelEval, TeacherAnswers, samples_answers

@@ -23,7 +23,6 @@ from ...common.config.data import PromptSection
 from ...common.config.generate import Author, GenerateConfig
 from ...common.errors import ConfigError, DataError, Fault, InputError, collect_error, merge_errors
 from ...common.logs import EventLog, driver_logs, person_sees
-from ...common.parity import make_probes
 from ...common.types import BatchSummary, Dropped, Prompt, SamplingSpec
 from ..cli.progress import Progress, clock, summary_of
 from ..config.loader import CONFIG_FILE, Values, as_yaml, read_settings, validated_as
@@ -37,6 +36,7 @@ from ..preflight import rules
 from ..runtime.cluster import cluster
 from ..runtime.parity import UNCHECKED, Parity
 from ..runtime.placement import engine_bundles
+from ..runtime.probes import make_probes
 from ..runtime.workers import start_generate_workers
 
 if TYPE_CHECKING:

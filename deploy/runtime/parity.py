@@ -13,15 +13,15 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from ...actors.referee import read_plainly
+from ...actors.scorer import read_plainly
 from ...common.config.base import Dtype
 from ...common.config.run import ClusterConfig, ModelConfig, VerifyConfig
 from ...common.errors import Disagreement, MinillmError
 from ...common.logs import EventLog
-from ...common.parity import REFEREE, Gap, Reading, compare, tolerated
 from ...common.process import usable_cores
 from ...common.types import Floats, Passage
 from .placement import PROCESS
+from .probes import REFEREE, Gap, ProbeLogprobs, compare, tolerated
 
 log = EventLog(__name__)
 UNCHECKED = (
@@ -36,7 +36,7 @@ class Parity:
 
     def __init__(self, probes: Sequence[Passage], vocabulary: int, settings: VerifyConfig):
         self.probes, self._vocabulary, self._settings = probes, vocabulary, settings
-        self._referee: list[Reading] = []
+        self._referee: list[ProbeLogprobs] = []
 
     def ask_referee(self, models: Mapping[str, tuple[ModelConfig, Dtype]], cluster: ClusterConfig) -> bool:
         """Have a plain forward pass of each model (student, teacher) read the probes; whether it could.
@@ -68,7 +68,7 @@ class Parity:
         except (WorkerCrashedError, ray.exceptions.OutOfMemoryError):
             return False
         self._referee = [
-            Reading(process=REFEREE, model=name, dtype=dtype, logprobs=found[name])
+            ProbeLogprobs(process=REFEREE, model=name, dtype=dtype, logprobs=found[name])
             for name, (_, dtype) in models.items()
         ]
         return True
@@ -77,7 +77,7 @@ class Parity:
         """Compare students with each other from now on: they have learned."""
         self._referee = [reading for reading in self._referee if reading.model != "student"]
 
-    def gaps(self, readings: Sequence[Reading]) -> list[Gap]:
+    def gaps(self, readings: Sequence[ProbeLogprobs]) -> list[Gap]:
         """How far each process is from the referee, or from the first that has its model."""
         gaps = compare(self.probes, [*self._referee, *readings], self._tolerance, self._settings.within)
         for gap in gaps:
@@ -86,7 +86,7 @@ class Parity:
             )
         return gaps
 
-    def check(self, readings: Sequence[Reading]) -> list[Gap]:
+    def check(self, readings: Sequence[ProbeLogprobs]) -> list[Gap]:
         """See `gaps`. Raises Disagreement, which names every process that is too far off."""
         gaps = self.gaps(readings)
         if wrong := [gap for gap in gaps if not gap.agrees]:
@@ -98,7 +98,7 @@ class Parity:
             )
         return gaps
 
-    def _tolerance(self, one: Reading, base: Reading) -> float:
+    def _tolerance(self, one: ProbeLogprobs, base: ProbeLogprobs) -> float:
         return tolerated(self._settings.tolerance, one.dtype, base.dtype)
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ...common.errors import MinillmError, WorkerDied
+from ...common.errors import ClusterError, MinillmError, WorkerDied
+from ...common.process import ProcessFacts
 from ...common.types import BatchSummary
 
 
@@ -154,3 +155,20 @@ def chunked(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Consecutive pieces of at most `size`."""
     for start in range(0, len(things), size):
         yield things[start : start + size]
+
+
+def facts_of(actors: Sequence[Any], timeout_s: float) -> list[ProcessFacts]:
+    """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
+    try:
+        return ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
+    except GetTimeoutError as late:
+        raise ClusterError(
+            f"actors did not start within cluster.start_timeout_s = {timeout_s:g};"
+            " see their logs in Ray's dashboard, or raise it"
+        ) from late
+    except RayTaskError as failure:
+        if isinstance(failure.cause, MinillmError):
+            raise failure.cause from None
+        raise ClusterError(f"an actor could not start: {failure}") from failure
+    except RayActorError as death:
+        raise ClusterError(f"an actor died while starting: {death}") from death

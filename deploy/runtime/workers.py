@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ...actors.text_sink import AnswerScore, SeedScores
 from ...actors.workers import MeasurerActor, RolloutActor, TeacherActor, TextSinkActor
 from ...common.config.eval import EvalConfig, plain_model
 from ...common.config.run import ClusterConfig, EngineConfig, ModelConfig, RunConfig
-from ...common.errors import ClusterError, MinillmError
 from ...common.metrics import MOST_STATES_GAP, Metrics
-from ...common.parity import Reading
 from ...common.process import ProcessFacts, peak_resident
 from ...common.types import BatchSummary, Ids, Passage, Prompt, SamplingSpec, WeightVersion
 from ...common.weights import WeightManifest
 from .learner_group import LearnerGroup
 from .placement import Bundle, Reservation, bundles, check_folder_seen, engine_bundles, eval_bundles
-from .pool import Chunk, Pool, chunked, result_of
+from .pool import Chunk, Pool, chunked, facts_of, result_of
+from .probes import ProbeLogprobs
 from .ray_compat import call_inside
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ class ActorGroup:
 
     def wait_ready(self) -> None:
         """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
-        self.facts = _facts_of(self._actors(), self._cluster.start_timeout_s)
+        self.facts = facts_of(self._actors(), self._cluster.start_timeout_s)
 
     def generate(self, prompts: Sequence[Prompt], spec: SamplingSpec, done: Done = no_op) -> list[Chunk]:
         """Answers to the prompts, in their order."""
@@ -103,7 +101,7 @@ class ActorGroup:
         chunks = self._rollouts.map(list(chunked(prompts, self._engine.chunk)), call, done)
         return [replace(chunk, scored=spec.states is not None) for chunk in chunks]
 
-    def readings(self, passages: Sequence[Passage]) -> list[Reading]:
+    def readings(self, passages: Sequence[Passage]) -> list[ProbeLogprobs]:
         """What every process that holds a model says of the same given answers."""
         calls = {
             name: (actor.read.remote(list(passages)), self._dtypes[name.rpartition("-")[0]])
@@ -111,7 +109,7 @@ class ActorGroup:
             for name, actor in zip(pool.names, pool.actors, strict=True)
         }
         return [
-            Reading(process=name, model=model, dtype=dtype, logprobs=logprobs)
+            ProbeLogprobs(process=name, model=model, dtype=dtype, logprobs=logprobs)
             for name, (call, dtype) in calls.items()
             for model, logprobs in result_of(call, name).items()
         ]
@@ -213,12 +211,12 @@ class WorkerGroup(ActorGroup):
             found |= pool.ask_living(lambda actor: call_inside(actor, peak_resident))
         return found | {"driver": peak_resident()}
 
-    def readings(self, passages: Sequence[Passage]) -> list[Reading]:
+    def readings(self, passages: Sequence[Passage]) -> list[ProbeLogprobs]:
         """What every process that holds a model says of the same given answers, learner ranks too."""
         ranks = self.learner.read(passages)
         dtype = self._config.learner.dtype
         own = [
-            Reading(process=name, model="student", dtype=dtype, logprobs=found)
+            ProbeLogprobs(process=name, model="student", dtype=dtype, logprobs=found)
             for name, found in ranks.items()
         ]
         return [*super().readings(passages), *own]
@@ -387,20 +385,3 @@ def _started(
             workers.stop()
     finally:
         reserved.release()
-
-
-def _facts_of(actors: Sequence[Any], timeout_s: float) -> list[ProcessFacts]:
-    """Wait until all are ready. Raises ClusterError, or what kept one from starting."""
-    try:
-        return ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
-    except GetTimeoutError as late:
-        raise ClusterError(
-            f"actors did not start within cluster.start_timeout_s = {timeout_s:g};"
-            " see their logs in Ray's dashboard, or raise it"
-        ) from late
-    except RayTaskError as failure:
-        if isinstance(failure.cause, MinillmError):
-            raise failure.cause from None
-        raise ClusterError(f"an actor could not start: {failure}") from failure
-    except RayActorError as death:
-        raise ClusterError(f"an actor died while starting: {death}") from death

@@ -20,12 +20,12 @@ from ...common.config.run import RunConfig
 from ...common.errors import Disagreement
 from ...common.logs import EventLog, bind
 from ...common.metrics import means, merge
-from ...common.parity import tolerated
 from ...common.types import SamplingSpec, WeightVersion, answer_names
 from ...learner.sharding import Item
 from ..cli.progress import AnswerCounter, Progress
 from ..data.streams import DataStreams
 from ..runtime.pool import Chunk
+from ..runtime.probes import tolerated
 from ..runtime.workers import WorkerGroup
 from . import collapse
 from .callbacks import CallbackList, Moment, TrainState

@@ -12,7 +12,6 @@ from ...common.config.base import Dtype
 from ...common.config.run import ModelConfig, RunConfig
 from ...common.errors import ConfigError, Fault
 from ...common.logs import EventLog, driver_logs, person_sees
-from ...common.parity import make_probes
 from ...common.process import ProcessFacts
 from ..cli.progress import Progress, summary_of
 from ..config.loader import load_run, save_resolved
@@ -23,6 +22,7 @@ from ..preflight.check import Plan, check_run
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
 from ..runtime.parity import UNCHECKED, Parity
+from ..runtime.probes import make_probes
 from ..runtime.workers import start_workers
 from .driver import Driver, Result
 from .metrics_log import MetricsLog, drop_after, read_metrics

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from ...common.config.run import RunConfig
 from ...common.logs import driver_logs, person_sees
-from ...common.parity import Gap
 from ..cli.progress import Progress
 from ..data.streams import DataStreams
 from ..preflight.check import check_run
 from ..runtime.cluster import cluster
 from ..runtime.parity import UNCHECKED
+from ..runtime.probes import Gap
 from ..runtime.workers import start_workers
 from .driver import Driver
 from .launch import models_of, parity_of

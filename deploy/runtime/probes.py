@@ -1,6 +1,6 @@
 """Whether all processes of a run compute the same log-probs: probes, and the comparison of what each says.
 
-Pure functions: who computes the log-probs is decided elsewhere (`deploy.runtime.parity`).
+Pure functions: who computes the log-probs is decided elsewhere (`parity`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .types import Floats, Ids, Passage
+from ...common.types import Floats, Ids, Passage
 
 SHORT, ORDINARY = 3, 24
 """Answer tokens of the shortest probe, and of the others."""
@@ -24,7 +24,7 @@ REFEREE = "referee"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ProbeLogprobs:
     """What one process says of the probes by one model."""
 
     process: str
@@ -94,8 +94,8 @@ def tolerated(asked: float | None, *dtypes: str) -> float:
 
 def compare(
     probes: Sequence[Passage],
-    readings: Sequence[Reading],
-    tolerance: Callable[[Reading, Reading], float],
+    readings: Sequence[ProbeLogprobs],
+    tolerance: Callable[[ProbeLogprobs, ProbeLogprobs], float],
     within: float,
 ) -> list[Gap]:
     """How far each process is from the referee or, where a model has none, from the first that has the model.
@@ -113,7 +113,9 @@ def compare(
     return found
 
 
-def _gap(probes: Sequence[Passage], one: Reading, base: Reading, tolerance: float, within: float) -> Gap:
+def _gap(
+    probes: Sequence[Passage], one: ProbeLogprobs, base: ProbeLogprobs, tolerance: float, within: float
+) -> Gap:
     differences = [_differences(*pair) for pair in zip(one.logprobs, base.logprobs, strict=True)]
     whole = np.concatenate(differences)
     worst = int(np.argmax([each.max() for each in differences]))

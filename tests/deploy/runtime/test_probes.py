@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from minillm_ray.common.parity import BEYOND, REFEREE, Gap, Reading, compare, make_probes
 from minillm_ray.common.types import Floats, Passage
+from minillm_ray.deploy.runtime.probes import BEYOND, REFEREE, Gap, ProbeLogprobs, compare, make_probes
 
 TEXTS = [np.arange(5, 35, dtype=np.int32), np.arange(50, 60, dtype=np.int32)]
 
@@ -36,12 +36,14 @@ def test_one_probe_comes_twice_one_is_short_and_one_goes_beyond_a_window():
     assert length(probes["probe/beyond-64"]) == 64 + BEYOND
 
 
-def reading(process: str, *logprobs: list[float], model: str = "student", dtype: str = "float32") -> Reading:
+def reading(
+    process: str, *logprobs: list[float], model: str = "student", dtype: str = "float32"
+) -> ProbeLogprobs:
     rows: list[Floats] = [np.array(row, np.float32) for row in logprobs]
-    return Reading(process=process, model=model, dtype=dtype, logprobs=rows)
+    return ProbeLogprobs(process=process, model=model, dtype=dtype, logprobs=rows)
 
 
-def gaps(*readings: Reading, tolerance: float = 1e-3) -> dict[str, Gap]:
+def gaps(*readings: ProbeLogprobs, tolerance: float = 1e-3) -> dict[str, Gap]:
     probes = make_probes(TEXTS, longest=100)[:2]
     found = compare(probes, readings, lambda one, base: tolerance, 0.7)
     return {gap.process: gap for gap in found}
