@@ -119,16 +119,16 @@ def _gap(
     differences = [_differences(*pair) for pair in zip(one.logprobs, base.logprobs, strict=True)]
     whole = np.concatenate(differences)
     worst = int(np.argmax([each.max() for each in differences]))
-    share = float((whole <= tolerance).mean())
+    fraction = float((whole <= tolerance).mean())
     return Gap(
         process=one.process,
         model=one.model,
         against=base.process,
         mean=float(whole.mean()),
         largest=float(whole.max()),
-        within=share,
+        within=fraction,
         probe=probes[worst].prompt_id,
-        agrees=share >= within,
+        agrees=fraction >= within,
     )
 
 
