@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from ..common.config.run import EngineConfig, ModelConfig
@@ -95,6 +96,7 @@ class VllmEngine:
         runner.draw_with(self._sampler)
         if settings.enforce_eager:  # a compiled network's layers cannot be given other rows
             self.model.share_prefill(runner.step_tokens)
+            self._try_layers()
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         vllm_compat.close_single_member_groups()
 
@@ -152,13 +154,21 @@ class VllmEngine:
         """
         from .vllm_weights import manifest_of
 
-        manifest = manifest_of(student, WeightVersion(1), self._dtype)
+        with vllm_compat.as_in_engine(vllm_compat.settings_of(self._engine)):
+            manifest = manifest_of(student, WeightVersion(1), self._dtype)
         self.load(manifest, [Received.of(bucket.ref) for bucket in manifest.buckets])
         self.eos_ids = end_of_sequence_ids(student)
 
     def teacher_checksum(self) -> int | None:
         """See TeacherMixedForCausalLM.teacher_checksum."""
         return self.model.teacher_checksum()
+
+    def _try_layers(self) -> None:
+        """Answer something with all networks, which shows whether rows reach attention as they should."""
+        prompt = Prompt(id="", token_ids=np.zeros(1, np.int32))
+        mixed = 0.0 if self.model.teacher is None else 0.5
+        self.generate([prompt], SamplingSpec(max_tokens=1, teacher_mix=mixed, ignore_eos=True))
+        self._set_mixture(SamplingSpec(max_tokens=1))
 
     def _set_mixture(self, spec: SamplingSpec) -> None:
         from .mixing import Mixture

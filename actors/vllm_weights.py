@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
+from ..common.transformers_compat import as_saved
 from ..common.types import WeightVersion
 from ..common.weights import TensorForm, WeightBucket, WeightManifest, checksum
 from . import vllm_compat
@@ -22,6 +23,9 @@ from .vllm_compat import (
     WeightTransferUpdateInfo,
 )
 from .weight_prefetcher import Received
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -53,7 +57,9 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Learn what a manifest must hold; fails early on a student whose head could not follow."""
-        self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
+        with vllm_compat.as_in_engine(self.vllm_config):
+            self._skeleton = skeleton(self.model_config.hf_config.teacher_mix["student"])
+        self._shapes = {name: tuple(one.shape) for name, one in self._skeleton.named_parameters()}
         self._tied = _tied(self._student)
         heads = [module for module in self._student.modules() if isinstance(module, ParallelLMHead)]
         if getattr(self._student.config, "tie_word_embeddings", False) and len(heads) != len(self._tied):
@@ -78,16 +84,23 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         vllm_compat.release_packed(self._student)
         in_place = _vocabulary(self._student, followers=[head for head, _ in self._tied])
         vllm_compat.begin_layerwise_reload(self._student, in_place)
-        self._student.load_weights(tensors(manifest, received))
+        saved = as_saved(self._skeleton, dict(tensors(manifest, received)))
+        self._student.load_weights(iter(saved.items()))
 
     def finish_weight_update(self) -> None:
         """Close the student again, with a head that follows its embedding."""
         if not self._begun:
             return
         self._begun = False
-        vllm_compat.end_layerwise_reload(self._student, self.model_config)
+        followers = [head for head, _ in self._tied]
+        old = vllm_compat.end_layerwise_reload(self._student, self.model_config, followers)
         for head, embedding in self._tied:
             vllm_compat.use_weights_of(head, embedding)
+        if old:
+            raise ModelError(
+                f"{type(self._student).__name__} took no new weights for {', '.join(old[:3])}"
+                f" ({len(old)} layers): vLLM loads it in a way that updates do not reach; use another family"
+            )
 
     def shutdown(self) -> None:
         """No connection is held."""
@@ -110,13 +123,12 @@ def manifest_of(model: str, version: WeightVersion, dtype: str) -> WeightManifes
     return WeightManifest(version=version, buckets=tuple(buckets))
 
 
-def parameter_shapes(model: str) -> Shapes:
-    """Names and shapes of a model's parameters as Hugging Face names them; a tied head appears once."""
+def skeleton(model: str) -> PreTrainedModel:
+    """A model without memory: names and shapes of its parameters, a tied head but once."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
 
 
 def check_manifest(manifest: WeightManifest, received: Sequence[Received], expected: Shapes) -> None:

@@ -16,6 +16,7 @@ since they cross processes.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -184,3 +185,13 @@ def merge_errors(found: Sequence[InputError], source: str = "this run") -> Input
     if kinds == {DataError} or kinds == {ModelError}:
         return kinds.pop()(*faults)
     return ConfigError(*faults, source=source)
+
+
+def told(error: BaseException) -> str:
+    """Another library's error in a line: its kind, and what it says, or else where it was raised."""
+    lines = str(error).strip().splitlines()
+    if lines:
+        return f"{type(error).__name__}: {lines[0]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{place}"

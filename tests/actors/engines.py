@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,6 +68,14 @@ class EngineProcess:
     def run(self, function: Callable[[], Any]) -> Any:
         """What a function of a test's module finds where vLLM is at home."""
         return self._pool.submit(function).result()
+
+    def alive(self) -> bool:
+        """Whether the process is there; a model may have ended it."""
+        try:
+            self._pool.submit(int).result()
+        except BrokenExecutor:
+            return False
+        return True
 
     def close(self) -> None:
         """End the process."""
