@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.config.run import EngineConfig, ModelConfig
-from ..common.errors import ConfigError, ModelError
+from ..common.errors import ConfigError, MinillmError, ModelError, told
 from ..common.process import OPENMP, collector_paused
 from ..common.types import Floats, Ids, Prompt, SamplingSpec, WeightVersion, answer_name
 from ..common.weights import WeightManifest
@@ -298,12 +298,18 @@ def _start(
             # vLLM inspects every loaded module, and deprecated names in there warn.
             warnings.simplefilter("ignore", FutureWarning)
             return vllm_compat.LLMEngine.from_engine_args(arguments)
-    except ValueError as error:
-        if "cache" not in str(error):
-            raise
-        raise ConfigError(
-            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
-            f" tokens (or more than this machine has); vLLM says: {error}"
+    except MinillmError:
+        raise
+    except Exception as error:  # whatever it is, whoever started this run is told of which models it was
+        if isinstance(error, ValueError) and "cache" in str(error):
+            raise ConfigError(
+                f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of"
+                f" {max_tokens} tokens (or more than this machine has); vLLM says: {error}"
+            ) from error
+        models = " beside ".join(path for path in (student, teacher) if path)
+        raise ModelError(
+            f"vLLM cannot run {models}: {told(error)}; use models of other families; those that were tried are"
+            " in docs/reference/families.md"
         ) from error
 
 

@@ -188,10 +188,9 @@ def merge_errors(found: Sequence[InputError], source: str = "this run") -> Input
 
 
 def told(error: BaseException) -> str:
-    """Another library's error in a line: its kind, and what it says, or else where it was raised."""
+    """Another library's error in a line: its kind, and what it says, or else what it stumbled over."""
     lines = str(error).strip().splitlines()
     if lines:
         return f"{type(error).__name__}: {lines[0]}"
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" in {frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{place}"
+    return f"{type(error).__name__}: {frames[-1].line}" if frames else type(error).__name__

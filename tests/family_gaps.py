@@ -128,8 +128,8 @@ def attempt(tell: Callable[..., None], columns: Sequence[str], work: Callable[[]
 class Measured:
     """One engine process for many families, made anew where one has ended it."""
 
-    def __init__(self) -> None:
-        self._engine = EngineProcess()
+    def __init__(self, engine: EngineProcess | None = None) -> None:
+        self._engine = engine or EngineProcess()
 
     def measure(self, name: str, folder: Path, tell: Callable[..., None]) -> None:
         """All columns of one family, each told as soon as it is known."""
@@ -166,7 +166,8 @@ def updated(engine: EngineProcess, student: Any, teacher: Any) -> float:
     gap = 0.0
     for version in (1, 2):
         nudge(student, seed=version)
-        engine.load(*publish(student, version))
+        manifest, buckets = publish(student, version)
+        engine.load(manifest, dict(buckets))
         gap = max(gap, *engine_gaps(engine, student, teacher))
     return gap
 

@@ -70,7 +70,9 @@ FAMILIES: dict[str, Family] = {
         {"logits_scaling": 2.0, "residual_multiplier": 0.5, **rope(100.0)},
     ),
     "stablelm": Family(
-        "stablelm", {"use_qkv_bias": True}, {"use_parallel_residual": True, "qk_layernorm": False}
+        "stablelm",
+        {"use_qkv_bias": True},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}},
     ),
     "falcon": Family(
         "falcon",
@@ -122,9 +124,9 @@ FAMILIES: dict[str, Family] = {
     "gpt_bigcode": Family("gpt_bigcode", GPT_NAMES, WIDER_GPT),
 }
 UNTIED = ("gptj", "phi")
-"""Families whose students have a head of their own."""
+"""Families whose head is never the embedding."""
 TIED = ("gemma", "gemma2", "gemma3", "bloom", "falcon")
-"""Families that have none."""
+"""Families whose head always is."""
 PROMISED = tuple(FAMILIES)[: tuple(FAMILIES).index("falcon") + 1]
 
 
@@ -134,5 +136,5 @@ def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     settings = {**family.settings, **family.teacher} if teacher else family.settings
     size: dict[str, Any] = {"width": 96, "layers": 3, "seed": 2} if teacher else {"width": 64, "seed": 1}
     # one is tied, the other is not, as far as a family lets them
-    tied = name in TIED or teacher == (name in UNTIED)
+    tied = name in TIED or (teacher and name not in UNTIED)
     return tiny_model(family.type, folder, settings=settings, tied=tied, **size)

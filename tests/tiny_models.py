@@ -97,11 +97,10 @@ def tiny_config(
         else:
             sizes |= {"num_key_value_heads": max(1, heads // 2), "intermediate_size": 2 * width}
     if family not in FAMILIES:
-        known = AutoConfig.for_model(family)
+        plain = AutoConfig.for_model(family)
+        known = {*plain.to_dict(), *plain.attribute_map}
         # A setting that a family does not have would be kept, and believed by vLLM.
-        sizes = {
-            name: value for name, value in (sizes | {"head_dim": HEAD_DIM}).items() if hasattr(known, name)
-        }
+        sizes = {n: value for n, value in (sizes | {"head_dim": HEAD_DIM}).items() if n in known}
     return AutoConfig.for_model(family, **{**shared, **sizes, **settings})
 
 
