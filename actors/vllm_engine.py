@@ -308,8 +308,8 @@ def _start(
             ) from error
         models = " beside ".join(path for path in (student, teacher) if path)
         raise ModelError(
-            f"vLLM cannot run {models}: {told(error)}; use models of other families; those that were tried are"
-            " in docs/reference/families.md"
+            f"vLLM cannot run {models}: {told(error)}; use models of other families; those that were tried"
+            " are in docs/reference/families.md"
         ) from error
 
 

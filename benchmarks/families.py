@@ -28,7 +28,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "families.json"
 PAGE = ROOT / "docs" / "reference" / "families.md"
 BEGIN, END = "<!-- table of benchmarks/families.py -->", "<!-- end of the table -->"
 COLUMNS = ("student", "teacher", "updates", "teacher of another", "scorer", "packed", "learner")
-TIMEOUT = 240
+TIMEOUT = 150
 EXACT = 1e-4
 """What counts as the same in float32."""
 

@@ -113,7 +113,8 @@ FAMILIES: dict[str, Family] = {
         {
             "num_local_experts": 6,
             "sliding_window": OTHER_WINDOW,
-            "layer_types": ["full_attention", *["sliding_attention"] * 2],
+            # vLLM's layers take turns, whatever is written here
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
     ),
     "bloom": Family(
@@ -123,9 +124,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt_bigcode": Family("gpt_bigcode", GPT_NAMES, WIDER_GPT),
 }
-UNTIED = ("gptj", "phi")
+UNTIED = ("gptj", "phi", "olmoe", "gpt_oss")
 """Families whose head is never the embedding."""
-TIED = ("gemma", "gemma2", "gemma3", "bloom", "falcon")
+TIED = ("cohere", "gemma", "gemma2", "gemma3", "bloom", "falcon")
 """Families whose head always is."""
 PROMISED = tuple(FAMILIES)[: tuple(FAMILIES).index("falcon") + 1]
 

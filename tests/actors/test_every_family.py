@@ -1,7 +1,7 @@
 """Engine, scorer and learner say of a family what a plain forward of transformers says.
 
 Student and teacher are of one family and differ in width, heads, layers, windows, rotary base and experts;
-then the teacher stands beside a LLaMA. All that families there are: `python -m minillm_ray.benchmarks.families`.
+then the teacher stands beside a LLaMA. More families: `python -m minillm_ray.benchmarks.families`.
 """
 
 from __future__ import annotations
