@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minillm_ray.tests.tiny_models import tiny_model
+from transformers import AutoConfig
 
 Settings = Mapping[str, Any]
 WINDOW, OTHER_WINDOW = 16, 24
@@ -138,4 +139,6 @@ def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     size: dict[str, Any] = {"width": 96, "layers": 3, "seed": 2} if teacher else {"width": 64, "seed": 1}
     # one is tied, the other is not, as far as a family lets them
     tied = name in TIED or (teacher and name not in UNTIED)
+    if name not in FAMILIES:
+        tied = AutoConfig.for_model(name).tie_word_embeddings
     return tiny_model(family.type, folder, settings=settings, tied=tied, **size)
