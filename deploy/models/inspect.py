@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.config.run import ModelConfig
-from ...common.errors import Fault, InputError, ModelError, collect_error
+from ...common.errors import Fault, InputError, ModelError, collect_error, told
 from ...common.process import collector_paused
 from ...common.transformers_compat import causal_lm_classes
+from . import families
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -45,6 +46,8 @@ class ModelFacts:
     """Whether the output layer is the embedding."""
     shape: str
     """All that its config says but its name: models of one shape can hold each other's weights."""
+    engine_refusal: str | None = None
+    """Why no engine takes it, as the rest of a sentence."""
 
     @property
     def head_parameters(self) -> int:
@@ -65,7 +68,17 @@ def inspect_model(
 def describe_model(model: ModelConfig, key: str) -> ModelFacts:
     """Facts about the model that the setting `key` names. Raises ModelError if it is of no use in a run."""
     config = _read_config(model, key)
+    if (reason := families.refusal(config)) is not None:
+        raise ModelError(Fault(key, model.path, reason, families.WAY_OUT))
     _check_weights(model, key)
+    try:
+        return _facts(model, config)
+    except Exception as error:  # a family may lack any of the settings that are read here
+        reason = f"is of a family ({config.model_type}) that is not understood here: {told(error)}"
+        raise ModelError(Fault(key, model.path, reason, families.WAY_OUT)) from error
+
+
+def _facts(model: ModelConfig, config: PretrainedConfig) -> ModelFacts:
     shape = _shape_of(config)
     with collector_paused():
         import torch
@@ -88,9 +101,10 @@ def describe_model(model: ModelConfig, key: str) -> ModelFacts:
         heads=heads,
         kv_heads=_first(sizes, "num_key_value_heads") or heads,
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
-        context=_first(sizes, "max_position_embeddings"),
+        context=families.exact_context(config) or _first(sizes, "max_position_embeddings"),
         tied=output is not None and output.weight is empty.get_input_embeddings().weight,
         shape=shape,
+        engine_refusal=families.engine_refusal(config),
     )
 
 
