@@ -299,17 +299,19 @@ def begin_layerwise_reload(network: nn.Module, in_place: Sequence[nn.Module]) ->
     _resolve(f"{_LOADER}.reload.initialize_layerwise_reload")(network)
 
 
-def end_layerwise_reload(network: nn.Module, model_config: Any, apart: Sequence[nn.Module] = ()) -> list[str]:
+def end_layerwise_reload(
+    network: nn.Module, model_config: Any, skipped: Sequence[nn.Module] = ()
+) -> list[str]:
     """Bring the new weights into the form that kernels read.
 
-    Gives the names of layers, but those `apart`, that did not get as many numbers as they hold: they keep the
+    Gives the names of layers, but those `skipped`, that did not get as many numbers as they hold: they keep the
     old ones, or have none.
     """
     info = _resolve(f"{_LOADER}.reload.layerwise.get_layerwise_info")
     short = [
         name
         for name, layer in network.named_modules()
-        if layer not in apart
+        if layer not in skipped
         and info(layer).can_load()
         and info(layer).load_numel_total > 0
         and info(layer).load_numel < sum(map(_resolve(_COUNTED), layer.parameters(recurse=False)))

@@ -117,14 +117,14 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*")
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     names = given.names or list(FAMILIES)
     if given.all:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
         names = sorted({*FAMILIES, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES})
-    results: Row = json.loads(given.out.read_text()) if given.out.exists() else {"families": {}}
+    results: Row = json.loads(given.results.read_text()) if given.results.exists() else {"families": {}}
     vllm = next(name for name in metadata.packages_distributions()["vllm"])
     results |= {
         "date": datetime.date.today().isoformat(),
@@ -135,8 +135,8 @@ def main() -> None:
         for name, row in measure(names, Path(folder)):
             results["families"][name] = row
             print(name, "exact" if exact(row) else json.dumps(row), flush=True)
-            given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if given.out == RESULTS and PAGE.exists():
+            given.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if given.results == RESULTS and PAGE.exists():
         page = PAGE.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         PAGE.write_text(before + table(results) + rest.partition(END)[2], encoding="utf-8")

@@ -16,6 +16,7 @@ since they cross processes.
 
 from __future__ import annotations
 
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -191,6 +192,6 @@ def told(error: BaseException) -> str:
     """Another library's error in a line: its kind, and what it says, or else what it stumbled over."""
     lines = str(error).strip().splitlines()
     if lines:
-        return f"{type(error).__name__}: {lines[0]}"
+        return f"{type(error).__name__}: {textwrap.shorten(lines[0], 300, placeholder=' ...')}"
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__}: {frames[-1].line}" if frames else type(error).__name__

@@ -111,7 +111,7 @@ def learned(folder: Path, *, packed: bool) -> float | None:
     return largest(got, np.concatenate([logprobs(model, p.prompt_ids, p.answer_ids) for p in given]))
 
 
-def attempt(tell: Callable[..., None], columns: Sequence[str], work: Callable[[], Any]) -> Any:
+def record(tell: Callable[..., None], columns: Sequence[str], work: Callable[[], Any]) -> Any:
     """Tell what `work` finds, a number for each column or one for all, or what it raises."""
     try:
         found = work()
@@ -134,23 +134,23 @@ class Measured:
     def measure(self, name: str, folder: Path, tell: Callable[..., None]) -> None:
         """All columns of one family, each told as soon as it is known."""
         student, teacher = make(name, folder / "student"), make(name, folder / "teacher", teacher=True)
-        attempt(tell, ["scorer"], partial(scored, teacher))
-        attempt(tell, ["learner"], partial(learned, student, packed=False))
-        attempt(tell, ["packed"], partial(learned, student, packed=True))
+        record(tell, ["scorer"], partial(scored, teacher))
+        record(tell, ["learner"], partial(learned, student, packed=False))
+        record(tell, ["packed"], partial(learned, student, packed=True))
         llama = tiny_model("llama", folder / "llama", seed=3, width=96, layers=1)
         models = {path: reference(path) for path in (student, teacher, llama)}
 
         def gaps(one: Path, other: Path) -> tuple[float, float]:
             return engine_gaps(self._engine.use(Pair(one, other)), models[one], models[other])
 
-        if attempt(tell, ["student", "teacher"], partial(gaps, student, teacher)) is not None:
+        if record(tell, ["student", "teacher"], partial(gaps, student, teacher)) is not None:
             update = partial(updated, self._engine, models[student], models[teacher])
-            attempt(tell, ["updates"], update)
+            record(tell, ["updates"], update)
         else:  # whose fault it is
             self.renew()
-            attempt(tell, ["student"], lambda: gaps(student, llama)[0])
+            record(tell, ["student"], lambda: gaps(student, llama)[0])
         self.renew(broken_only=True)
-        attempt(tell, ["teacher of another"], lambda: max(gaps(llama, teacher)))
+        record(tell, ["teacher of another"], lambda: max(gaps(llama, teacher)))
         self.renew(broken_only=True)
 
     def renew(self, *, broken_only: bool = False) -> None:
@@ -182,7 +182,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
     measured = Measured()
     for name in names:
         line(family=name)
-        attempt(line, ["made"], lambda name=name: measured.measure(name, folder / name, line) or 0.0)
+        record(line, ["made"], lambda name=name: measured.measure(name, folder / name, line) or 0.0)
     measured.renew()
 
 

@@ -36,7 +36,6 @@ INTERNAL_ATTRIBUTES = {
     # vLLM
     "cpu_linear",
     "driver_worker",
-    "init_vllm_registered_model",
     "input_batch",
     "input_size_per_partition",
     "load_numel_total",

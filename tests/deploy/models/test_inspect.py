@@ -199,9 +199,16 @@ def test_what_no_engine_takes_is_known_with_its_reason(family, settings, says):
 def test_no_text_may_be_longer_than_positions_are_exact(tmp_path, kind):
     factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16} if kind == "longrope" else {}
     rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **factors}
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size"), 64) | {"num_hidden_layers": 1}
     facts = described(
-        tmp_path, {"dynamic": "llama", "longrope": "phi3"}[kind], hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
-        vocab_size=128, max_position_embeddings=512, original_max_position_embeddings=128, pad_token_id=0,
+        tmp_path,
+        {"dynamic": "llama", "longrope": "phi3"}[kind],
+        **sizes,
+        num_attention_heads=2,
+        vocab_size=128,
+        pad_token_id=0,
+        max_position_embeddings=512,
+        original_max_position_embeddings=128,
         rope_parameters=rope,
-    )  # fmt: skip
+    )
     assert facts.context == 128
