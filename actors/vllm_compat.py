@@ -304,8 +304,8 @@ def end_layerwise_reload(
 ) -> list[str]:
     """Bring the new weights into the form that kernels read.
 
-    Gives the names of layers, but those `skipped`, that did not get as many numbers as they hold: they keep the
-    old ones, or have none.
+    Gives the names of layers, but those `skipped`, that did not get as many numbers as they hold: they keep
+    the old ones, or have none.
     """
     info = _resolve(f"{_LOADER}.reload.layerwise.get_layerwise_info")
     short = [
