@@ -293,9 +293,12 @@ def _cut_off(embedding: torch.nn.Embedding, args: tuple[Tensor], output: Tensor)
 
 
 def _switch_dropout_off(config: PretrainedConfig) -> None:
-    """At the source, since gradient checkpointing works in training mode only, where dropout is on."""
+    """At the source, since gradient checkpointing works in training mode only, where dropout is on.
+
+    So is the noise that some mixtures of experts choose by.
+    """
     for name, value in config.to_dict().items():
-        if isinstance(value, float) and "drop" in name:
+        if isinstance(value, float) and ("drop" in name or "jitter" in name):
             setattr(config, name, 0.0)
 
 

@@ -132,6 +132,15 @@ TIED = ("cohere", "gemma", "gemma2", "gemma3", "bloom", "falcon")
 PROMISED = tuple(FAMILIES)[: tuple(FAMILIES).index("falcon") + 1]
 
 
+FEW_EXPERTS = {
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k"), 2),
+    **dict.fromkeys(("n_group", "topk_group"), 1),
+    "moe_intermediate_size": 64,
+}
+"""For families that nobody has described here."""
+
+
 def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     """The student of a family, or its teacher: wider, deeper, with another number of heads."""
     family = FAMILIES.get(name) or Family(name)
@@ -140,5 +149,7 @@ def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     # one is tied, the other is not, as far as a family lets them
     tied = name in TIED or (teacher and name not in UNTIED)
     if name not in FAMILIES:
-        tied = AutoConfig.for_model(name).tie_word_embeddings
+        plain = AutoConfig.for_model(name).to_dict()
+        tied = bool(plain.get("tie_word_embeddings"))
+        settings = {key: value for key, value in FEW_EXPERTS.items() if key in plain}
     return tiny_model(family.type, folder, settings=settings, tied=tied, **size)

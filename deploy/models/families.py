@@ -27,9 +27,14 @@ _WITH_STATE = """
     nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma rwkv
     xlstm zamba zamba2 zaya
 """
+_UNKNOWN_TO_VLLM = "codegen ctrl gpt_neo mpt openai-gpt xglm"
 CARRIES_STATE = (
     "has layers that carry a state from token to token; vLLM keeps that in a cache of another kind, which"
     " student and teacher cannot share"
+)
+COMPRESSED = (
+    "keeps keys and values compressed (multi-head latent attention), and vLLM pages those in blocks of"
+    " another size than a second network's"
 )
 NO_USE: dict[str, str] = {
     **dict.fromkeys(
@@ -41,7 +46,14 @@ NO_USE: dict[str, str] = {
     ),
 }
 """Families that no part of a run takes."""
-NOT_IN_ENGINE: dict[str, str] = dict.fromkeys(_WITH_STATE.split(), CARRIES_STATE)
+NOT_IN_ENGINE: dict[str, str] = {
+    **dict.fromkeys(_WITH_STATE.split(), CARRIES_STATE),
+    **dict.fromkeys(_UNKNOWN_TO_VLLM.split(), "is of a family that vLLM 0.32 does not run"),
+    "apertus": "has an activation of its own, whose numbers in vLLM do not follow weight updates",
+    "bloom": "has biases in place of positions, which vLLM adds in fewer digits on CPUs",
+    "ernie4_5_moe": "has biases of experts, which in vLLM do not follow weight updates",
+    "phimoe": "has experts, and is run by vLLM through transformers, where these have a name for one network",
+}
 """Families that no engine takes, though the teacher server or the learner may."""
 KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 SETTINGS = (
@@ -64,6 +76,8 @@ def engine_refusal(config: PretrainedConfig) -> str | None:
     if (reason := NOT_IN_ENGINE.get(config.model_type)) is not None:
         return reason
     text: Any = config.get_text_config()
+    if getattr(text, "kv_lora_rank", None):
+        return COMPRESSED
     if any(kind not in KNOWN_LAYERS for kind in getattr(text, "layer_types", None) or ()):
         return CARRIES_STATE
     for family, setting, reason in SETTINGS:

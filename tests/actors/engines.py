@@ -61,6 +61,11 @@ class EngineProcess:
         self._pair = None
         self._pool.submit(_load, manifest, buckets).result()
 
+    def swap(self, student: Path) -> None:
+        """Answer as another student; the next `use` makes a new engine."""
+        self._pair = None
+        self._pool.submit(_call, "swap_model", (str(student),), {}).result()
+
     def forwards(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:
         """Tokens of each forward of the student, and of the teacher, while these prompts were answered."""
         return self._pool.submit(_forwards, prompts, spec).result()
