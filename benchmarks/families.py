@@ -40,7 +40,7 @@ def measure(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Row]]:
     waiting = list(names)
     while waiting:
         found: Row = {}
-        for line in _lines(["minillm_ray.tests.family_gaps", str(folder), *waiting]):
+        for line in _lines(folder, waiting):
             if "family" in line and found:
                 yield waiting.pop(0), _row(found, "")
             found = {**({} if "family" in line else found), **line}
@@ -48,12 +48,12 @@ def measure(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Row]]:
         yield waiting.pop(0), _row(found, ended)
 
 
-def _lines(module: Sequence[str]) -> Iterator[Row]:
-    """What a program says, line by line, until it ends or says nothing for too long."""
+def _lines(folder: Path, names: Sequence[str]) -> Iterator[Row]:
+    """What the program that measures says, line by line, until it ends or says nothing for too long."""
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ}
     with tempfile.TemporaryFile("w+") as errors:
         program = subprocess.Popen(
-            [sys.executable, "-m", *module],
+            [sys.executable, "-m", "minillm_ray.tests.family_gaps", str(folder), *names],
             stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True,
         )  # fmt: skip
         assert program.stdout is not None
@@ -64,7 +64,7 @@ def _lines(module: Sequence[str]) -> Iterator[Row]:
             alarm = threading.Timer(TIMEOUT, os.killpg, (program.pid, signal.SIGKILL))
             alarm.start()
             if line.startswith("{"):
-                yield json.loads(line)
+                yield json.loads(line.replace(f"{folder}/", ""))
         hangs = not alarm.is_alive()
         alarm.cancel()
         status = program.wait()

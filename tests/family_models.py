@@ -129,6 +129,12 @@ UNTIED = ("gptj", "phi", "olmoe", "gpt_oss")
 """Families whose head is never the embedding."""
 TIED = ("cohere", "gemma", "gemma2", "gemma3", "bloom", "falcon")
 """Families whose head always is."""
+_AS_THEY_COME = (
+    "biogpt cohere2 ernie4_5 exaone4 exaone_moe gemma4_text granite_swa granitemoe granitemoe_swa granitemoeshared"
+    " helium hunyuan_v1_dense hyperclovax jais2 ministral ministral3 nanochat nemotron persimmon seed_oss"
+    " vaultgemma"
+)
+"""Families whose student and teacher differ in size alone."""
 PROMISED = tuple(FAMILIES)[: tuple(FAMILIES).index("falcon") + 1]
 
 
@@ -141,6 +147,10 @@ FEW_EXPERTS = {
 """For families that nobody has described here."""
 
 
+AS_THEY_COME = _AS_THEY_COME.split()
+FAMILIES |= {name: Family(name) for name in AS_THEY_COME}
+
+
 def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     """The student of a family, or its teacher: wider, deeper, with another number of heads."""
     family = FAMILIES.get(name) or Family(name)
@@ -148,7 +158,7 @@ def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     size: dict[str, Any] = {"width": 96, "layers": 3, "seed": 2} if teacher else {"width": 64, "seed": 1}
     # one is tied, the other is not, as far as a family lets them
     tied = name in TIED or (teacher and name not in UNTIED)
-    if name not in FAMILIES:
+    if name not in FAMILIES or name in AS_THEY_COME:
         plain = AutoConfig.for_model(name).to_dict()
         tied = bool(plain.get("tie_word_embeddings"))
         settings = {key: value for key, value in FEW_EXPERTS.items() if key in plain}

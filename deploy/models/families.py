@@ -1,7 +1,7 @@
-"""Families of models that cannot play a part, each with its reason; what is not named was tried, or is new.
+"""Which families of models can play which part, and for those that cannot the reason.
 
-`benchmarks/families.py` measures families. That one is missing here is no promise: an engine that cannot run
-a model says so when it starts, and `learner/engine_gap` shows what its first step makes of it.
+`benchmarks/families.py` measures them. A family that vLLM runs through transformers may come out as another
+without any error, so an engine takes none that was not measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ _WITH_STATE = """
     nemotron_h olmo_hybrid qwen3_5_moe_text qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma rwkv
     xlstm zamba zamba2 zaya
 """
-_UNKNOWN_TO_VLLM = "codegen ctrl gpt_neo mpt openai-gpt xglm"
+_UNKNOWN_TO_VLLM = "codegen gpt_neo mpt openai-gpt xglm"
+_TRIED = """
+    arcee biogpt cohere cohere2 ernie4_5 exaone4 exaone_moe falcon gemma gemma2 gemma3_text gemma4_text
+    glm glm4 gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granite_swa granitemoe granitemoe_swa
+    granitemoeshared helium hunyuan_v1_dense hyperclovax jais2 llama ministral ministral3 mistral
+    mixtral nanochat nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 qwen2 qwen2_moe qwen3
+    qwen3_moe seed_oss smollm3 stablelm starcoder2 vaultgemma
+"""
 CARRIES_STATE = (
     "has layers that carry a state from token to token; vLLM keeps that in a cache of another kind, which"
     " student and teacher cannot share"
@@ -49,12 +56,21 @@ NO_USE: dict[str, str] = {
 NOT_IN_ENGINE: dict[str, str] = {
     **dict.fromkeys(_WITH_STATE.split(), CARRIES_STATE),
     **dict.fromkeys(_UNKNOWN_TO_VLLM.split(), "is of a family that vLLM 0.32 does not run"),
+    **dict.fromkeys(
+        ("diffllama", "doge"), "has attention of its own, which vLLM replaces with another without a word"
+    ),
+    "ctrl": "has weights that in vLLM do not follow weight updates",
+    **dict.fromkeys(
+        ("flex_olmo", "hunyuan_v1_moe", "phimoe"),
+        "has experts, and is run by vLLM through transformers, where their names are those of one network",
+    ),
     "apertus": "has an activation of its own, whose numbers in vLLM do not follow weight updates",
     "bloom": "has biases in place of positions, which vLLM adds in fewer digits on CPUs",
     "ernie4_5_moe": "has biases of experts, which in vLLM do not follow weight updates",
-    "phimoe": "has experts, and is run by vLLM through transformers, where these have a name for one network",
 }
 """Families that no engine takes, though the teacher server or the learner may."""
+TRIED = frozenset(_TRIED.split())
+"""Families whose numbers in vLLM are those of transformers, by what `benchmarks/families.py` measured."""
 KNOWN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 SETTINGS = (
     ("stablelm", "use_parallel_residual", "which vLLM's StableLM does not have"),
@@ -83,6 +99,8 @@ def engine_refusal(config: PretrainedConfig) -> str | None:
     for family, setting, reason in SETTINGS:
         if config.model_type == family and getattr(text, setting, False):
             return f"has {setting} = {getattr(text, setting)}, {reason}"
+    if config.model_type not in TRIED:
+        return f"is of a family ({config.model_type}) whose numbers in vLLM nobody has compared with its own"
     return None
 
 

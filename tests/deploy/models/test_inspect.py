@@ -187,6 +187,8 @@ def test_a_family_of_no_use_is_refused_by_name_and_reason(tmp_path, family, sett
             {"layer_types": ["linear_attention"], "num_hidden_layers": 1},
             "carry a state from token to token",
         ),
+        ("doge", {}, "attention of its own, which vLLM replaces"),
+        ("cwm", {}, r"is of a family (cwm) whose numbers in vLLM nobody has compared"),
         ("llama", {}, None),
     ],
 )
