@@ -130,9 +130,9 @@ UNTIED = ("gptj", "phi", "olmoe", "gpt_oss")
 TIED = ("cohere", "gemma", "gemma2", "gemma3", "bloom", "falcon")
 """Families whose head always is."""
 _AS_THEY_COME = (
-    "biogpt cohere2 ernie4_5 exaone4 exaone_moe gemma4_text granite_swa granitemoe granitemoe_swa granitemoeshared"
-    " helium hunyuan_v1_dense hyperclovax jais2 ministral ministral3 nanochat nemotron persimmon seed_oss"
-    " vaultgemma"
+    "biogpt cohere2 ernie4_5 exaone4 exaone_moe gemma4_text granite_swa granitemoe granitemoe_swa"
+    " granitemoeshared helium hunyuan_v1_dense hyperclovax jais2 ministral ministral3 nanochat nemotron"
+    " persimmon seed_oss vaultgemma"
 )
 """Families whose student and teacher differ in size alone."""
 PROMISED = tuple(FAMILIES)[: tuple(FAMILIES).index("falcon") + 1]
