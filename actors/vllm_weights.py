@@ -65,8 +65,9 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             self._skeleton = skeleton(paths["student"])
             self._tied = _heads_that_follow(self._skeleton, self._student)
             followers = list(self._tied)
-            if self.model.teacher is not None:
-                followers += _heads_that_follow(skeleton(paths["teacher"]), self.model.teacher)
+            teacher: Any = self.model.teacher
+            if teacher is not None:
+                followers += _heads_that_follow(skeleton(paths["teacher"]), teacher)
         self._shapes = {name: tuple(one.shape) for name, one in self._skeleton.named_parameters()}
         for head, embedding in followers:
             vllm_compat.use_weights_of(head, embedding)

@@ -51,6 +51,10 @@ NO_USE: dict[str, str] = {
     **dict.fromkeys(
         _OTHER_INPUTS.split(), "is made for pictures or sounds beside text, and a run has text alone"
     ),
+    **dict.fromkeys(
+        ("llama4", "llama4_text"),
+        "keeps what lies below its output layer where learner and scorer do not find it",
+    ),
 }
 """Families that no part of a run takes."""
 NOT_IN_ENGINE: dict[str, str] = {
