@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ..common.errors import Fault, MinillmError, ModelError, told
 from . import vllm_compat
 from .checkpoint_files import weight_files
 from .mixing import Mixture, Step
@@ -66,6 +68,7 @@ class TeacherMixedForCausalLM(nn.Module):
         self.teacher_hidden: Tensor | None = None
         """[N, H] what the teacher's output layer read in that step; None where alpha is 0."""
         self._student_width = 0
+        self._paths = {role: block[role] for role in ("student", "teacher")}
         self._prefill: SharedPrefill | None = None
         self.student = _network(vllm_config, prefix, "student", block["student"])
         self.teacher = None
@@ -87,28 +90,39 @@ class TeacherMixedForCausalLM(nn.Module):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Both networks' last hidden states side by side; the student's alone where alpha is 0."""
+        mixed = self.mixture.teacher_mix > 0 and self.teacher is not None
+        networks = ("student", "teacher") if mixed else ("student",)
         if self._prefill is None:
-            return self._hidden(input_ids, positions)
-        with self._prefill.rows(input_ids, positions) as (ids, position_ids, alike):
-            hidden = self._hidden(ids, position_ids)
+            return self._hidden(networks, input_ids, positions)
+        with self._prefill.rows(input_ids, positions, networks) as (ids, position_ids, alike):
+            hidden = self._hidden(networks, ids, position_ids)
         return hidden if alike is None else hidden.index_select(0, alike.owners)
 
-    def _hidden(self, ids: Tensor, positions: Tensor) -> Tensor:
-        hidden = self.student(ids, positions)
-        self._student_width = hidden.shape[-1]
-        if self.mixture.teacher_mix == 0 or self.teacher is None:
-            return hidden
-        return torch.cat([hidden, self.teacher(ids, positions)], -1)
+    def _hidden(self, networks: Sequence[str], ids: Tensor, positions: Tensor) -> Tensor:
+        found = [getattr(self, network)(ids, positions) for network in networks]
+        self._student_width = found[0].shape[-1]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
 
     def share_prefill(self, requests: Callable[[], Requests]) -> None:
         """Compute common prefixes once; `requests` describes the step under way.
 
-        Nothing changes for a network with layers that mix tokens in another way than attention does, or
-        whose attention is not causal.
+        Nothing changes for a network with layers that mix tokens in another way than attention does, whose
+        attention is not causal, or that goes past the layers it was given.
         """
-        layers = vllm_compat.plain_attention(self)
-        if layers is not None:
-            self._prefill = SharedPrefill(layers, requests)
+        if vllm_compat.plain_attention(self) is None:
+            return
+        networks = {"student": self.student, "teacher": self.teacher}
+        layers = {
+            name: vllm_compat.plain_attention(network) or []
+            for name, network in networks.items()
+            if network is not None
+        }
+        self._prefill = SharedPrefill(layers, requests)
+
+    @property
+    def shares_prefill(self) -> bool:
+        """Whether common prefixes are computed once."""
+        return self._prefill is not None and self._prefill.on
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """p~ [N, vocabulary] for `MixtureSampler`, which draws from it: no logits, whatever the name.
@@ -144,10 +158,12 @@ class TeacherMixedForCausalLM(nn.Module):
             for name, tensor in (*held, *stream):
                 yield name.removeprefix(TEACHER), tensor
 
-        loaded |= {f"student.{name}" for name in self.student.load_weights(students())}
+        with _refusing("student", self._paths["student"]):
+            loaded |= {f"student.{name}" for name in self.student.load_weights(students())}
         if held:
             assert self.teacher is not None
-            loaded |= {f"teacher.{name}" for name in self.teacher.load_weights(teachers())}
+            with _refusing("teacher", self._paths["teacher"]):
+                loaded |= {f"teacher.{name}" for name in self.teacher.load_weights(teachers())}
         return loaded
 
     @torch.no_grad()
@@ -174,6 +190,23 @@ def _bytes(tensor: Tensor) -> Any:
 
 
 def _network(vllm_config: VllmConfig, prefix: str, role: str, path: str) -> Any:
-    from transformers import AutoConfig
+    with _refusing(role, path):
+        return vllm_compat.make_network(vllm_config, prefix, role, path)
 
-    return vllm_compat.make_network(vllm_config, prefix, role, AutoConfig.from_pretrained(path))
+
+@contextmanager
+def _refusing(role: str, path: str) -> Iterator[None]:
+    """Raises ModelError where vLLM cannot make or load this model, whatever it raises itself."""
+    try:
+        yield
+    except MinillmError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            Fault(
+                f"{role}.path",
+                path,
+                f"cannot be run by vLLM: {told(error)}",
+                "use a model of another family; those that were tried are in docs/reference/families.md",
+            )
+        ) from error

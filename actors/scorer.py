@@ -19,6 +19,7 @@ from ..common.errors import DataError, ModelError
 from ..common.heads import check_head, read_head
 from ..common.packed_attention import Layout, enable_packing, read
 from ..common.packing import pack
+from ..common.transformers_compat import exact_attention
 from ..common.types import BatchSummary, Floats, Passage, Scored
 
 if TYPE_CHECKING:
@@ -178,12 +179,15 @@ def load_model(path: str, revision: str | None, precision: Dtype, key: str) -> P
 
     Raises ModelError if there is none at `path`, a folder or a name on the hub.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
+            config=config,
+            attn_implementation=exact_attention(config),
             dtype=getattr(torch, precision),
             use_safetensors=True,
             trust_remote_code=False,

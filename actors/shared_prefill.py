@@ -8,9 +8,10 @@ of every request to the request's own blocks, sees a row for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,8 @@ class Alike:
     owners: Tensor
     """[N]: which of the U each row is."""
 
-    @contextmanager
-    def expanded_in(self, layers: Sequence[nn.Module]) -> Iterator[None]:
-        """Let these layers, which are given U rows, work on all N and give U back."""
-        with ExitStack() as hooks:
-            for layer in layers:
-                for hook in (
-                    layer.register_forward_pre_hook(self._expand, with_kwargs=True),
-                    layer.register_forward_hook(lambda _, __, found: found.index_select(0, self.first)),
-                ):
-                    hooks.callback(hook.remove)
-            yield
-
-    def _expand(self, _: nn.Module, args: Any, more: Any) -> Any:
-        return tuple(map(self._all_rows, args)), {name: self._all_rows(value) for name, value in more.items()}
-
-    def _all_rows(self, value: Any) -> Any:
+    def all_rows(self, value: Any) -> Any:
+        """U rows as all N; what is no tensor of rows as it is."""
         if isinstance(value, torch.Size):
             return torch.Size((len(self.owners), *value[1:]))
         return value.index_select(0, self.owners) if isinstance(value, Tensor) else value
@@ -85,16 +72,50 @@ def find_alike(input_ids: Tensor, requests: Requests) -> Alike | None:
 
 
 class SharedPrefill:
-    """The steps of a model of vLLM's whose layers of attention are all plain and causal."""
+    """The steps of a model of vLLM's whose layers of attention are all plain and causal.
 
-    def __init__(self, layers: Sequence[nn.Module], requests: Callable[[], Requests]):
-        self._layers, self._requests = layers, requests
+    Each layer's `forward` is replaced, and not hooked, since vLLM's models of transformers call it past
+    hooks. Rows are shared only once every layer that a step needs has been reached that way.
+    """
+
+    def __init__(self, layers: Mapping[str, Sequence[nn.Module]], requests: Callable[[], Requests]):
+        self._requests = requests
+        self._alike: Alike | None = None
+        self._reached: set[nn.Module] = set()
+        self._layers = {name: list(of_one) for name, of_one in layers.items()}
+        self.on = True
+        """False once a network's step has gone past one of its layers."""
+        for layer in chain.from_iterable(self._layers.values()):
+            layer.forward = self._with_all_rows(layer, layer.forward)
 
     @contextmanager
-    def rows(self, input_ids: Tensor, positions: Tensor) -> Iterator[tuple[Tensor, Tensor, Alike | None]]:
-        """The ids and positions [U] to compute, while the layers see all rows [N], and which are alike."""
-        if (alike := find_alike(input_ids, self._requests())) is None:
+    def rows(
+        self, input_ids: Tensor, positions: Tensor, networks: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor, Alike | None]]:
+        """The ids and positions [U] for `networks` to compute, while their layers see all rows [N].
+
+        And which rows are alike; None where all are computed.
+        """
+        layers = list(chain.from_iterable(self._layers[name] for name in networks))
+        known = self._reached.issuperset(layers)
+        if not self.on or not known or (alike := find_alike(input_ids, self._requests())) is None:
             yield input_ids, positions, None
+            self.on = self.on and self._reached.issuperset(layers)
             return
-        with alike.expanded_in(self._layers):
+        self._alike = alike
+        try:
             yield input_ids[alike.first], positions[alike.first], alike
+        finally:
+            self._alike = None
+
+    def _with_all_rows(self, layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def attend(*args: Any, **more: Any) -> Tensor:
+            self._reached.add(layer)
+            if (alike := self._alike) is None:
+                return forward(*args, **more)
+            found = forward(
+                *map(alike.all_rows, args), **{name: alike.all_rows(value) for name, value in more.items()}
+            )
+            return found.index_select(0, alike.first)
+
+        return attend

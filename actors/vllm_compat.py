@@ -5,9 +5,11 @@ The environment must be settled before vLLM is imported, so importing this modul
 
 from __future__ import annotations
 
+import copy
 import functools
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,10 @@ _GROUPS = "vllm.distributed.parallel_state"
 _TRANSFER = "vllm.distributed.weight_transfer"
 _LAYERS = "vllm.model_executor.layers"
 _LOADER = "vllm.model_executor.model_loader"
+_MODEL = "vllm.config.ModelConfig"
+_CONFIGS = "vllm.transformers_utils.config"
+_COUNTED = f"{_LOADER}.reload.utils.get_tensor_load_numel"
+_INFO = f"{_LOADER}.reload.types.LayerReloadingInfo"
 _EMBEDDING = f"{_LAYERS}.vocab_parallel_embedding.VocabParallelEmbedding"
 
 _CLASSES = {
@@ -54,6 +60,7 @@ _CLASSES = {
 
 ON_INSTANCES: tuple[str, ...] = (
     f"{_ENGINE}.model_executor",
+    f"{_ENGINE}.vllm_config",
     "vllm.v1.executor.uniproc_executor.UniProcExecutor.driver_worker",
     "vllm.v1.worker.worker_base.WorkerWrapperBase.worker",
     f"{_WORKER}.model_runner",
@@ -77,6 +84,13 @@ REQUIRED: tuple[str, ...] = (
     f"{_ENGINE}.step",
     f"{_ENGINE}.reset_prefix_cache",
     f"{_ENGINE}.collective_rpc",
+    f"{_CONFIGS}.get_config",
+    f"{_CONFIGS}.get_hf_text_config",
+    f"{_MODEL}.get_model_arch_config",
+    f"{_MODEL}.get_sliding_window",
+    f"{_MODEL}.is_moe",
+    "vllm.config.set_current_vllm_config",
+    "vllm.config.utils.replace",
     f"{_WORKER}.init_weight_transfer_engine",
     f"{_WORKER}.start_weight_update",
     f"{_WORKER}.update_weights",
@@ -85,6 +99,8 @@ REQUIRED: tuple[str, ...] = (
     f"{_BATCH}.num_reqs",
     f"{_BATCH}.req_ids",
     f"{_GROUPS}._groups",
+    f"{_GROUPS}._EP",
+    f"{_GROUPS}.get_tp_group",
     f"{_GROUPS}.get_world_group",
     f"{_GROUPS}.GroupCoordinator.destroy",
     f"{_TRANSFER}.factory.WeightTransferEngineFactory.register_engine",
@@ -93,8 +109,11 @@ REQUIRED: tuple[str, ...] = (
     f"{_LOADER}.reload.initialize_layerwise_reload",
     f"{_LOADER}.reload.finalize_layerwise_reload",
     f"{_LOADER}.reload.layerwise.get_layerwise_info",
-    f"{_LOADER}.reload.types.LayerReloadingInfo.load_numel_total",
-    "vllm.model_executor.models.utils.init_vllm_registered_model",
+    f"{_INFO}.can_load",
+    f"{_INFO}.load_numel",
+    f"{_INFO}.load_numel_total",
+    _COUNTED,
+    f"{_LOADER}.utils.initialize_model",
     "vllm.model_executor.models.utils.maybe_prefix",
     f"{_LAYERS}.attention.Attention",
     f"{_LAYERS}.attention_layer_base.AttentionLayerBase",
@@ -113,6 +132,8 @@ OPTIONAL: tuple[str, ...] = (
     f"{_EMBEDDING}.cpu_linear",
     f"{_EMBEDDING}.embedding_dim",
     f"{_LAYERS}.linear.RowParallelLinear.input_size_per_partition",
+    # What a layer of experts computes with.
+    f"{_LAYERS}.fused_moe.fused_moe_method_base.FusedMoEMethodBase.moe_kernel",
 )
 """Used where it is there, and done without where it is not."""
 
@@ -171,6 +192,11 @@ class ModelRunner:
         return [tokens[:end] for tokens, end in zip(batch.token_ids_cpu, ends, strict=False)], computed
 
 
+def settings_of(engine: LLMEngine) -> VllmConfig:
+    """All that an engine was made with."""
+    return _member(engine, "vllm_config")
+
+
 def close_single_member_groups() -> None:
     """Close the groups of processes that vLLM makes for every kind of parallelism, where each has one member.
 
@@ -192,15 +218,49 @@ def register_weight_transfer(name: str, module: str, class_name: str) -> None:
     factory.register_engine(name, module, class_name)
 
 
-def make_network(vllm_config: VllmConfig, prefix: str, name: str, hf_config: Any) -> Any:
-    """vLLM's own model for a config of transformers, as the part `name` of another model."""
-    utils = "vllm.model_executor.models.utils"
-    return _resolve(f"{utils}.init_vllm_registered_model")(
-        vllm_config,
-        prefix=_resolve(f"{utils}.maybe_prefix")(prefix, name),
-        hf_config=hf_config,
-        architectures=hf_config.architectures,
+def make_network(vllm_config: VllmConfig, prefix: str, name: str, folder: str) -> Any:
+    """vLLM's own model of a folder, as the part `name` of another model."""
+    own = _config_of(vllm_config, folder)
+    if own.model_config.is_moe and _resolve(f"{_GROUPS}._EP") is None:
+        # vLLM makes this group where the outer model has experts. Of one process, it is that of tensors.
+        _resolve(_GROUPS)._EP = _resolve(f"{_GROUPS}.get_tp_group")()
+    return _resolve(f"{_LOADER}.utils.initialize_model")(
+        vllm_config=own, prefix=_resolve("vllm.model_executor.models.utils.maybe_prefix")(prefix, name)
     )
+
+
+def _config_of(vllm_config: VllmConfig, folder: str) -> VllmConfig:
+    """The engine's settings with all that they say of a model read from this folder.
+
+    vLLM's own way to run a model inside another keeps what it read of the outer one: its text config, and a
+    window for all layers.
+    """
+    model_config: Any = copy.deepcopy(vllm_config.model_config)
+    model_config.model = model_config.tokenizer = folder
+    model_config.hf_config = _resolve(f"{_CONFIGS}.get_config")(folder, trust_remote_code=False)
+    text = model_config.hf_text_config = _resolve(f"{_CONFIGS}.get_hf_text_config")(model_config.hf_config)
+    model_config.model_arch_config = model_config.get_model_arch_config()
+    model_config.attention_chunk_size = getattr(text, "attention_chunk_size", None)
+    if not model_config.get_sliding_window():  # 0 means none to transformers alone
+        text.sliding_window = None
+    model_config.is_submodel_config = True  # the engine's settings are checked already
+    cache_config: Any = copy.copy(vllm_config.cache_config)
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+    alike = set(kinds) == {"sliding_attention"}  # else each layer is told its own
+    cache_config.sliding_window = model_config.get_sliding_window() if alike else None
+    replace = _resolve("vllm.config.utils.replace")
+    return replace(vllm_config, model_config=model_config, cache_config=cache_config)
+
+
+@contextmanager
+def as_in_engine(vllm_config: VllmConfig) -> Iterator[None]:
+    """Let models of transformers be made in here.
+
+    Where vLLM runs a family by transformers' own class, it changes that class for the whole process: it then
+    wants the engine's settings whenever it is made.
+    """
+    with _resolve("vllm.config.set_current_vllm_config")(vllm_config):
+        yield
 
 
 def load_only(model: Any, files: Sequence[tuple[Path, str]]) -> None:
@@ -258,9 +318,25 @@ def begin_layerwise_reload(network: nn.Module, in_place: Sequence[nn.Module]) ->
     _resolve(f"{_LOADER}.reload.initialize_layerwise_reload")(network)
 
 
-def end_layerwise_reload(network: nn.Module, model_config: Any) -> None:
-    """Bring the new weights into the form that kernels read."""
+def end_layerwise_reload(
+    network: nn.Module, model_config: Any, skipped: Sequence[nn.Module] = ()
+) -> list[str]:
+    """Bring the new weights into the form that kernels read.
+
+    Gives the names of layers, but those `skipped`, that did not get as many numbers as they hold: they keep
+    the old ones, or have none.
+    """
+    info = _resolve(f"{_LOADER}.reload.layerwise.get_layerwise_info")
+    short = [
+        name
+        for name, layer in network.named_modules()
+        if layer not in skipped
+        and info(layer).can_load()
+        and info(layer).load_numel_total > 0
+        and info(layer).load_numel < sum(map(_resolve(_COUNTED), layer.parameters(recurse=False)))
+    ]
     _resolve(f"{_LOADER}.reload.finalize_layerwise_reload")(network, model_config)
+    return short
 
 
 def use_weights_of(head: ParallelLMHead, embedding: VocabParallelEmbedding) -> None:
@@ -281,9 +357,15 @@ def release_packed(network: nn.Module) -> None:
 
     The new weights then take the place of the old: no second model in memory, and hardly a new page.
     """
+    from vllm.platforms import current_platform
+
     for module in network.modules():
         if hasattr(module, "cpu_linear"):
             del module.cpu_linear
+        method: Any = getattr(module, "quant_method", None)
+        if current_platform.is_cpu() and getattr(method, "moe_kernel", None) is not None:
+            # Experts are packed where their kernel is made, and only there.
+            method.moe_kernel = None
 
 
 def cpu_kernels(names: Sequence[str]) -> list[str]:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from ..common.config.run import EngineConfig, ModelConfig
-from ..common.errors import ConfigError, ModelError
+from ..common.errors import ConfigError, MinillmError, ModelError, told
 from ..common.process import OPENMP, collector_paused
 from ..common.types import Floats, Ids, Passage, Prompt, SamplingSpec, WeightVersion, answer_name
 from ..common.weights import WeightManifest
@@ -95,6 +96,7 @@ class VllmEngine:
         runner.draw_with(self._sampler)
         if settings.enforce_eager:  # a compiled network's layers cannot be given other rows
             self.model.share_prefill(runner.step_tokens)
+            self._try_layers()
         self._engine.collective_rpc("init_weight_transfer_engine", args=({},))
         vllm_compat.close_single_member_groups()
 
@@ -176,13 +178,21 @@ class VllmEngine:
         """
         from .vllm_weights import manifest_of
 
-        manifest = manifest_of(student, WeightVersion(1), self._dtype)
+        with vllm_compat.as_in_engine(vllm_compat.settings_of(self._engine)):
+            manifest = manifest_of(student, WeightVersion(1), self._dtype)
         self.load(manifest, [Received.of(bucket.ref) for bucket in manifest.buckets])
         self.eos_ids = end_of_sequence_ids(student)
 
     def teacher_checksum(self) -> int | None:
         """See TeacherMixedForCausalLM.teacher_checksum."""
         return self.model.teacher_checksum()
+
+    def _try_layers(self) -> None:
+        """Answer something with all networks, which shows whether rows reach attention as they should."""
+        prompt = Prompt(id="", token_ids=np.zeros(1, np.int32))
+        mixed = 0.0 if self.model.teacher is None else 0.5
+        self.generate([prompt], SamplingSpec(max_tokens=1, teacher_mix=mixed, ignore_eos=True))
+        self._set_mixture(SamplingSpec(max_tokens=1))
 
     def _set_mixture(self, spec: SamplingSpec) -> None:
         from .mixing import Mixture
@@ -312,12 +322,18 @@ def _start(
             # vLLM inspects every loaded module, and deprecated names in there warn.
             warnings.simplefilter("ignore", FutureWarning)
             return vllm_compat.LLMEngine.from_engine_args(arguments)
-    except ValueError as error:
-        if "cache" not in str(error):
-            raise
-        raise ConfigError(
-            f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of {max_tokens}"
-            f" tokens (or more than this machine has); vLLM says: {error}"
+    except MinillmError:
+        raise
+    except Exception as error:  # whatever it is, whoever started this run is told of which models it was
+        if isinstance(error, ValueError) and "cache" in str(error):
+            raise ConfigError(
+                f"rollout.kv_cache_gib = {settings.kv_cache_gib} is too small for one sequence of"
+                f" {max_tokens} tokens (or more than this machine has); vLLM says: {error}"
+            ) from error
+        models = " beside ".join(path for path in (student, teacher) if path)
+        raise ModelError(
+            f"vLLM cannot run {models}: {told(error)}; use models of other families; those that were tried"
+            " are in docs/reference/families.md"
         ) from error
 
 

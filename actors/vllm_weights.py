@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.arrays import bits_of, tensor_of
 from ..common.errors import ModelError
+from ..common.transformers_compat import as_saved
 from ..common.types import WeightVersion
 from ..common.weights import TensorForm, WeightBucket, WeightManifest, checksum
 from . import vllm_compat
@@ -22,6 +23,12 @@ from .vllm_compat import (
     WeightTransferUpdateInfo,
 )
 from .weight_prefetcher import Received
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WRITES_ITSELF = ("GptOssForCausalLM",)
+"""vLLM's models that write experts and sinks where they lie, past the loaders that a reload waits for."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -53,17 +60,16 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Learn what a manifest must hold; fails early on a student whose head could not follow."""
-        self._shapes = parameter_shapes(self.model_config.hf_config.teacher_mix["student"])
-        self._tied = _tied(self._student)
-        heads = [module for module in self._student.modules() if isinstance(module, ParallelLMHead)]
-        if getattr(self._student.config, "tie_word_embeddings", False) and len(heads) != len(self._tied):
-            raise ModelError(
-                f"{type(self._student).__name__} ties its output layer in a way that is not known here"
-                f" ({len(heads)} heads, {len(self._tied)} of them with an embedding's weights), so weight"
-                " updates would miss it"
-            )
-        teacher: Any = self.model.teacher
-        for head, embedding in self._tied + (_tied(teacher) if teacher is not None else []):
+        paths = self.model_config.hf_config.teacher_mix
+        with vllm_compat.as_in_engine(self.vllm_config):
+            self._skeleton = skeleton(paths["student"])
+            self._tied = _heads_that_follow(self._skeleton, self._student)
+            followers = list(self._tied)
+            teacher: Any = self.model.teacher
+            if teacher is not None:
+                followers += _heads_that_follow(skeleton(paths["teacher"]), teacher)
+        self._shapes = {name: tuple(one.shape) for name, one in self._skeleton.named_parameters()}
+        for head, embedding in followers:
             vllm_compat.use_weights_of(head, embedding)
         self._begun = False
 
@@ -77,17 +83,28 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._begun = True
         vllm_compat.release_packed(self._student)
         in_place = _vocabulary(self._student, followers=[head for head, _ in self._tied])
+        if type(self._student).__name__ in WRITES_ITSELF:
+            in_place += [
+                module for module in self._student.modules() if _holds(module, "sinks", "w13_weight")
+            ]
         vllm_compat.begin_layerwise_reload(self._student, in_place)
-        self._student.load_weights(tensors(manifest, received))
+        saved = as_saved(self._skeleton, dict(tensors(manifest, received)))
+        self._student.load_weights(iter(saved.items()))
 
     def finish_weight_update(self) -> None:
         """Close the student again, with a head that follows its embedding."""
         if not self._begun:
             return
         self._begun = False
-        vllm_compat.end_layerwise_reload(self._student, self.model_config)
+        followers = [head for head, _ in self._tied]
+        old = vllm_compat.end_layerwise_reload(self._student, self.model_config, followers)
         for head, embedding in self._tied:
             vllm_compat.use_weights_of(head, embedding)
+        if old:
+            raise ModelError(
+                f"{type(self._student).__name__} took no new weights for {', '.join(old[:3])}"
+                f" ({len(old)} layers): vLLM loads it in a way that updates do not reach; use another family"
+            )
 
     def shutdown(self) -> None:
         """No connection is held."""
@@ -95,6 +112,28 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     @property
     def _student(self) -> Any:
         return self.model.student
+
+
+def _heads_that_follow(
+    model: PreTrainedModel, network: nn.Module
+) -> list[tuple[ParallelLMHead, VocabParallelEmbedding]]:
+    """See `_tied`. Refuses a network that answers otherwise than the model, or would after an update."""
+    own, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    heads = [module for module in network.modules() if isinstance(module, ParallelLMHead)]
+    found, kind = _tied(network), type(network).__name__
+    if own is not None and own.weight is not embedding.weight:
+        if not heads:
+            raise ModelError(
+                f"{kind}: vLLM takes the embedding of this family for its output layer, and this model has"
+                " one of its own (tie_word_embeddings = false); use a model whose layers are tied"
+            )
+    elif len(heads) != len(found):
+        raise ModelError(
+            f"{kind} ties its output layer in a way that is not known here ({len(heads)} heads,"
+            f" {len(found)} of them with an embedding's weights): vLLM would answer with another; use a model"
+            " whose output layer is its own"
+        )
+    return found
 
 
 def manifest_of(model: str, version: WeightVersion, dtype: str) -> WeightManifest:
@@ -110,13 +149,12 @@ def manifest_of(model: str, version: WeightVersion, dtype: str) -> WeightManifes
     return WeightManifest(version=version, buckets=tuple(buckets))
 
 
-def parameter_shapes(model: str) -> Shapes:
-    """Names and shapes of a model's parameters as Hugging Face names them; a tied head appears once."""
+def skeleton(model: str) -> PreTrainedModel:
+    """A model without memory: names and shapes of its parameters, a tied head but once."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
 
 
 def check_manifest(manifest: WeightManifest, received: Sequence[Received], expected: Shapes) -> None:
@@ -155,6 +193,10 @@ def _tied(network: nn.Module) -> list[tuple[ParallelLMHead, VocabParallelEmbeddi
     layers = [module for module in network.modules() if isinstance(module, VocabParallelEmbedding)]
     heads = [layer for layer in layers if isinstance(layer, ParallelLMHead)]
     return [(h, e) for h in heads for e in layers if e not in heads and h.weight is e.weight]
+
+
+def _holds(module: nn.Module, *names: str) -> bool:
+    return any(name in names for name, _ in module.named_parameters(recurse=False))
 
 
 def _vocabulary(student: nn.Module, followers: Sequence[nn.Module]) -> list[nn.Module]:

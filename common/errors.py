@@ -17,6 +17,8 @@ since they cross processes.
 
 from __future__ import annotations
 
+import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -189,3 +191,12 @@ def merge_errors(found: Sequence[InputError], source: str = "this run") -> Input
     if kinds == {DataError} or kinds == {ModelError}:
         return kinds.pop()(*faults)
     return ConfigError(*faults, source=source)
+
+
+def told(error: BaseException) -> str:
+    """Another library's error in a line: its kind, and what it says, or else what it stumbled over."""
+    lines = str(error).strip().splitlines()
+    if lines:
+        return f"{type(error).__name__}: {textwrap.shorten(lines[0], 300, placeholder=' ...')}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {frames[-1].line}" if frames else type(error).__name__

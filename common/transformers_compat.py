@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import compat
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 LIBRARY = "transformers"
@@ -27,6 +27,7 @@ _RENAMINGS = "transformers.conversion_mapping.get_model_conversion_mapping"
 _LOAD = "transformers.core_model_loading.convert_and_load_state_dict_in_model"
 _LOAD_SETTINGS = "transformers.modeling_utils.LoadStateDictConfig"
 _MODEL = "transformers.modeling_utils.PreTrainedModel"
+_REVERT = "transformers.core_model_loading.revert_weight_conversion"
 
 REQUIRED: tuple[str, ...] = (
     f"{_CONFIG}._attn_implementation",
@@ -39,6 +40,7 @@ REQUIRED: tuple[str, ...] = (
     _LOAD,
     _LOAD_SETTINGS,
     f"{_MODEL}._adjust_missing_and_unexpected_keys",
+    _REVERT,
 )
 OPTIONAL: tuple[str, ...] = ("transformers.models.llama.modeling_llama.eager_attention_forward",)
 """What most families have beside their classes (here one of them). Without it, no rows are shared."""
@@ -53,6 +55,23 @@ def set_attention_kind(config: PretrainedConfig, name: str | None) -> None:
     """Compute with the attention of this name from now on."""
     compat.member(LIBRARY, config, f"{_CONFIG}._attn_implementation")
     config._attn_implementation = name
+
+
+def exact_attention(config: PretrainedConfig) -> str | None:
+    """The attention to load a model of this config with; None = transformers' choice.
+
+    That is mostly torch's own, which has no cap on scores and leaves it out without a word.
+    """
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def as_saved(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's parameters by the names, and in the pieces, that its checkpoints have.
+
+    Transformers holds the experts of a layer as one tensor and saves them one by one; other libraries read
+    what is saved. Pieces are views where they can be.
+    """
+    return compat.resolve(LIBRARY, _REVERT)(model, dict(tensors))
 
 
 def register_attention(name: str, function: Callable[..., Any], masked_like: str) -> None:

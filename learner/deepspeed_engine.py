@@ -30,6 +30,7 @@ from ..common.config.run import LearnerConfig, ModelConfig, OptimizerConfig
 from ..common.errors import ModelError
 from ..common.heads import Head, check_head, read_head
 from ..common.packed_attention import enable_packing, read
+from ..common.transformers_compat import exact_attention
 from . import deepspeed_compat
 from .batching import Batch
 from .engine import Result
@@ -239,6 +240,7 @@ def load_student(model: ModelConfig, learner: LearnerConfig, *, dropout: bool) -
             model.path,
             revision=model.revision,
             config=config,
+            attn_implementation=exact_attention(config),
             dtype=getattr(torch, learner.dtype),
             use_safetensors=True,
         )
@@ -291,9 +293,12 @@ def _cut_off(embedding: torch.nn.Embedding, args: tuple[Tensor], output: Tensor)
 
 
 def _switch_dropout_off(config: PretrainedConfig) -> None:
-    """At the source, since gradient checkpointing works in training mode only, where dropout is on."""
+    """At the source, since gradient checkpointing works in training mode only, where dropout is on.
+
+    So is the noise that some mixtures of experts choose by.
+    """
     for name, value in config.to_dict().items():
-        if isinstance(value, float) and "drop" in name:
+        if isinstance(value, float) and ("drop" in name or "jitter" in name):
             setattr(config, name, 0.0)
 
 

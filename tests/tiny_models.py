@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -33,16 +36,20 @@ def tiny_model(
     vocabulary: int = 128,
     tied: bool = True,
     padding: int = 0,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """A random model and its tokenizer, saved in `folder` as a Hugging Face folder.
 
     `vocabulary` is the size of the tokenizer; the model's head has `padding` rows more. `width` is a
-    multiple of 32. Weights are large enough that distributions are far from uniform, and no bias or
-    norm is left at 0 or 1. All models of the same `vocabulary` share their tokenizer.
+    multiple of 32. `settings` are added to the config. Weights are large enough that distributions are far
+    from uniform, and no bias or norm is left at 0 or 1. All models of the same `vocabulary` share their
+    tokenizer.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = tiny_config(family, width=width, layers=layers, vocabulary=vocabulary + padding, tied=tied)
+        config = tiny_config(
+            family, width=width, layers=layers, vocabulary=vocabulary + padding, tied=tied, settings=settings
+        )
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -56,7 +63,15 @@ def tiny_model(
     return folder
 
 
-def tiny_config(family: str, *, width: int, layers: int, vocabulary: int, tied: bool) -> PretrainedConfig:
+def tiny_config(
+    family: str,
+    *,
+    width: int,
+    layers: int,
+    vocabulary: int,
+    tied: bool,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> PretrainedConfig:
     """The settings of a tiny model; the families with grouped heads get half as many of them."""
     heads = width // HEAD_DIM
     shared = {
@@ -81,7 +96,12 @@ def tiny_config(family: str, *, width: int, layers: int, vocabulary: int, tied: 
             sizes |= {"word_embed_proj_dim": width, "ffn_dim": 2 * width}
         else:
             sizes |= {"num_key_value_heads": max(1, heads // 2), "intermediate_size": 2 * width}
-    return AutoConfig.for_model(family, **shared, **sizes)
+    if family not in FAMILIES:
+        plain = AutoConfig.for_model(family)
+        known = {*plain.to_dict(), *plain.attribute_map}
+        # A setting that a family does not have would be kept, and believed by vLLM.
+        sizes = {n: value for n, value in (sizes | {"head_dim": HEAD_DIM}).items() if n in known}
+    return AutoConfig.for_model(family, **{**shared, **sizes, **settings})
 
 
 def tiny_tokenizer(vocabulary: int = 128) -> PreTrainedTokenizerFast:

@@ -124,7 +124,7 @@ def _model_faults(config: EvalConfig, key: str, facts: ModelFacts, teacher: Mode
     found = rules.room_faults(key, facts, max_prompt, max_answer)
     if config.samples_answers:
         held = [facts, teacher] if teacher is not None else [facts]
-        found += rules.head_faults(key, facts, config.cluster)
+        found += rules.engine_faults(key, facts, config.cluster)
         found += rules.cache_faults("engine", config.engine, held, config.max_tokens)
     return found
 

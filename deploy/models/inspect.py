@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.config.run import ModelConfig
-from ...common.errors import Fault, InputError, ModelError, collect_error, merge_errors
+from ...common.errors import Fault, InputError, ModelError, collect_error, merge_errors, told
+from . import families
 from .checkpoint import pointer_faults, read_headers
 from .config_file import empty_network, is_quantised, read_config
 from .tensors import tensor_faults
@@ -17,7 +18,7 @@ from .token_ids import check_ids, tokenizer_faults
 from .tokenizer_files import broken_file, load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 PROBE = "Hello,  World!\nÀ l'été 2026: 3.14 + 42 = ?\n\n\tif x<=y: 你好 🙂"
@@ -49,6 +50,8 @@ class ModelFacts:
     """Whether the output layer is the embedding."""
     shape: str
     """All that its config says but its name: models of one shape can hold each other's weights."""
+    engine_refusal: str | None = None
+    """Why no engine takes it, as the rest of a sentence."""
 
     @property
     def head_parameters(self) -> int:
@@ -98,12 +101,26 @@ def describe_model(model: ModelConfig, key: str, *, quantised: bool = False) -> 
         collect_error(found, check_ids, model, key, config)
     if found or config is None:
         raise merge_errors(found)
-    shape = _shape_of(config)
+    if (reason := families.refusal(config)) is not None:
+        raise ModelError(Fault(key, model.path, reason, families.WAY_OUT))
     network = empty_network(config, model, key)
+    try:
+        facts = _facts(model, config, network)
+    except Exception as error:  # a family may lack any of the settings that are read there
+        reason = f"is of a family ({config.model_type}) that is not understood here: {told(error)}"
+        raise ModelError(Fault(key, model.path, reason, families.WAY_OUT)) from error
+    if headers is not None:
+        faults = tensor_faults(model, key, network, headers, quantised=is_quantised(config))
+        if faults:
+            raise ModelError(*faults)
+    return facts
+
+
+def _facts(model: ModelConfig, config: PretrainedConfig, network: PreTrainedModel) -> ModelFacts:
     sizes = config.get_text_config()
     heads = sizes.num_attention_heads
     output = network.get_output_embeddings()
-    facts = ModelFacts(
+    return ModelFacts(
         path=model.path,
         family=config.model_type,
         parameters=sum(p.numel() for p in network.parameters()),
@@ -114,16 +131,12 @@ def describe_model(model: ModelConfig, key: str, *, quantised: bool = False) -> 
         heads=heads,
         kv_heads=_first(sizes, "num_key_value_heads") or heads,
         head_dim=_first(sizes, "head_dim") or sizes.hidden_size // heads,
-        context=_first(sizes, "max_position_embeddings"),
+        context=families.exact_context(config) or _first(sizes, "max_position_embeddings"),
         thresholds=_thresholds(sizes),
         tied=output is not None and output.weight is network.get_input_embeddings().weight,
-        shape=shape,
+        shape=_shape_of(config),
+        engine_refusal=families.engine_refusal(config),
     )
-    if headers is not None:
-        faults = tensor_faults(model, key, network, headers, quantised=is_quantised(config))
-        if faults:
-            raise ModelError(*faults)
-    return facts
 
 
 def _thresholds(config: PretrainedConfig) -> tuple[int, ...]:

@@ -132,7 +132,7 @@ def check_generation(config: GenerateConfig) -> GeneratePlan:
         max_prompt = Limit("data.max_prompt_tokens", config.data.max_prompt_tokens)
         max_answer = Limit("rollout.max_new_tokens", config.rollout.max_new_tokens)
         faults += rules.room_faults(config.by, facts, max_prompt, max_answer)
-        faults += rules.head_faults(config.by, facts, config.cluster)
+        faults += rules.engine_faults(config.by, facts, config.cluster)
         faults += rules.cache_faults("rollout", config.rollout, [facts], config.max_tokens)
     rows = collect_error(found, read_rows, config.data.train, "data.train", config.plugins)
     data = prompts = None

@@ -132,7 +132,7 @@ def _model_faults(
         if config.text is not None:
             found += rules.text_faults(name, facts, config.text)
         if needs_rollouts(config) and (name == "student" or config.mixes_teacher):
-            found += rules.head_faults(name, facts, config.cluster)
+            found += rules.engine_faults(name, facts, config.cluster)
     if not needs_rollouts(config):
         return found
     if student is not None and (teacher is not None or not config.mixes_teacher):

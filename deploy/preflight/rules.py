@@ -15,6 +15,7 @@ from ...common.errors import ABSENT, DataError, Fault, shown
 from ...common.types import Prompt
 from ..data.load import RunData
 from ..data.tokenize import Limit
+from ..models import families
 from ..models.inspect import ModelFacts
 from ..runtime.cluster import local_cpus
 from ..runtime.placement import Bundle
@@ -61,8 +62,10 @@ def text_faults(name: str, facts: ModelFacts, text: TextConfig) -> list[Fault]:
     ]
 
 
-def head_faults(name: str, facts: ModelFacts, cluster: ClusterConfig) -> list[Fault]:
-    """Whether vLLM, which will hold the model `name`, takes its attention heads on CPUs."""
+def engine_faults(name: str, facts: ModelFacts, cluster: ClusterConfig) -> list[Fault]:
+    """Whether vLLM, which will hold the model `name`, takes its family, and on CPUs its attention heads."""
+    if facts.engine_refusal is not None:
+        return [Fault(f"{name}.path", facts.path, facts.engine_refusal, families.WAY_OUT)]
     if cluster.rollout_gpus or facts.head_dim in CPU_HEAD_DIMS:
         return []
     return [

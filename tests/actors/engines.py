@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -61,6 +61,11 @@ class EngineProcess:
         self._pair = None
         self._pool.submit(_load, manifest, buckets).result()
 
+    def swap(self, student: Path) -> None:
+        """Answer as another student; the next `use` makes a new engine."""
+        self._pair = None
+        self._pool.submit(_call, "swap_model", (str(student),), {}).result()
+
     def forwards(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> tuple[list[int], list[int]]:
         """Tokens of each forward of the student, and of the teacher, while these prompts were answered."""
         return self._pool.submit(_forwards, prompts, spec).result()
@@ -68,6 +73,14 @@ class EngineProcess:
     def run(self, function: Callable[[], Any]) -> Any:
         """What a function of a test's module finds where vLLM is at home."""
         return self._pool.submit(function).result()
+
+    def alive(self) -> bool:
+        """Whether the process is there; a model may have ended it."""
+        try:
+            self._pool.submit(int).result()
+        except BrokenExecutor:
+            return False
+        return True
 
     def close(self) -> None:
         """End the process."""

@@ -161,3 +161,35 @@ def test_a_student_that_ties_its_output_layer_in_an_unknown_way_is_refused(engin
     tied = tiny_model("llama", tmp_path / "student", seed=1, tied=True)
     refusal = engines.use(Pair(tied, None)).run(packed.an_unknown_tie)
     assert "1 heads, 0 of them with an embedding's weights" in refusal
+
+
+def test_a_student_that_vllm_runs_by_transformers_own_class_is_swapped_for_another(engines, tmp_path):
+    # vLLM changes that class for its whole process, where the other student's weights are read too.
+    one, other = (tiny_model("smollm3", tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    teacher = tiny_model("llama", tmp_path / "teacher", width=96)
+    engine = engines.use(Pair(one, teacher))
+    assert largest_gap(engine, (reference(one), reference(teacher)), MIXED) < 1e-4
+    engine.swap(other)
+    assert largest_gap(engine, (reference(other), reference(teacher)), MIXED) < 1e-4
+
+
+def test_a_teacher_with_a_head_that_vllm_would_not_read_is_refused(engines, pair, tmp_path):
+    # vLLM's OLMoE knows no tied layers, and would answer with what happens to lie in memory.
+    settings = {"num_experts": 4, "num_experts_per_tok": 2}
+    tied = tiny_model("olmoe", tmp_path / "tied", tied=True, settings=settings)
+    with pytest.raises(ModelError, match="OlmoeForCausalLM ties its output layer in a way that is not known"):
+        engines.use(Pair(pair.student, tied))
+
+
+@pytest.mark.parametrize(
+    ("role", "family", "says"),
+    [("teacher", "codegen", r"teacher\.path = .* cannot be run by vLLM: ValueError: Model architectures"),
+     ("student", "mamba", r"vLLM cannot run .*: AssertionError: assert mamba_block_size")],
+)  # fmt: skip
+def test_a_family_that_no_engine_takes_is_refused_with_its_name_and_vllms_reason(
+    engines, pair, tmp_path, role, family, says
+):
+    settings = {"n_embd": 64, "n_head": 4, "n_layer": 1} if family == "codegen" else {}
+    made = tiny_model(family, tmp_path / "made", settings=settings)
+    with pytest.raises(ModelError, match=says):
+        engines.use(Pair(made, pair.teacher) if role == "student" else Pair(pair.student, made))

@@ -49,27 +49,59 @@ class Counting(nn.Module):
         return query * 2
 
 
-def test_the_layers_named_see_every_row_for_the_length_of_the_step_alone():
+ASKED = [tokens(7, 8, 1), tokens(7, 8, 2)], np.array([0, 0])
+IDS, PLACES = torch.tensor([7, 8, 1, 7, 8, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def sharing(layer, *more):
+    """A prefill that has seen its layers reached, as a first request of an engine shows."""
+    prefill = SharedPrefill({"student": [layer, *more]}, lambda: ASKED)
+    with prefill.rows(IDS, PLACES, ["student"]) as (all_rows, _, alike):
+        assert alike is None
+        layer(all_rows.float())
+    return prefill
+
+
+@pytest.mark.parametrize("call", [lambda layer: layer, lambda layer: layer.forward], ids=["call", "forward"])
+def test_the_layers_named_see_every_row_for_the_length_of_the_step_alone(call):
     layer = Counting()
-    asked = [tokens(7, 8, 1), tokens(7, 8, 2)], np.array([0, 0])
-    ids, position_ids = torch.tensor([7, 8, 1, 7, 8, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
-    with SharedPrefill([layer], lambda: asked).rows(ids, position_ids) as (few, few_places, alike):
+    with sharing(layer).rows(IDS, PLACES, ["student"]) as (few, few_places, alike):
         assert few.tolist() == [7, 8, 1, 2]
         assert few_places.tolist() == [0, 1, 2, 2]
-        twice = layer(few.float(), key=few, shape=torch.Size((4, 9)))
+        twice = call(layer)(few.float(), key=few, shape=torch.Size((4, 9)))
         assert layer.saw == (6, 6, (6, 9))
         assert twice.tolist() == [14, 16, 2, 4]
         assert alike is not None
-        assert few[alike.owners].tolist() == ids.tolist()
-    layer(few)
+        assert few[alike.owners].tolist() == IDS.tolist()
+    call(layer)(few)
     assert layer.saw == (4, None, None)
 
 
-def test_hooks_are_gone_after_a_step_that_failed():
+def test_rows_are_not_shared_before_every_layer_of_the_step_was_reached():
+    student, teacher = Counting(), Counting()
+    prefill = SharedPrefill({"student": [student], "teacher": [teacher]}, lambda: ASKED)
+    shared = []
+    for networks in (["student"], ["student"], ["student", "teacher"], ["student", "teacher"]):
+        with prefill.rows(IDS, PLACES, networks) as (rows, _, alike):
+            for layer in (student, teacher)[: len(networks)]:
+                layer(rows.float())
+            shared.append(alike is not None)
+    assert shared == [False, True, False, True]
+    assert prefill.on
+
+
+def test_a_network_that_goes_past_its_layers_shares_no_rows():
+    prefill = sharing(Counting(), Counting())
+    assert not prefill.on
+    with prefill.rows(IDS, PLACES, ["student"]) as (rows, _, alike):
+        assert alike is None
+        assert rows is IDS
+
+
+def test_layers_see_their_own_rows_after_a_step_that_failed():
     layer = Counting()
-    asked = [tokens(1), tokens(1, 2)], np.array([0, 0])
-    prefill = SharedPrefill([layer], lambda: asked)
-    with pytest.raises(ZeroDivisionError), prefill.rows(torch.tensor([1, 1, 2]), torch.tensor([0, 0, 1])):
+    prefill = sharing(layer)
+    with pytest.raises(ZeroDivisionError), prefill.rows(IDS, PLACES, ["student"]):
         raise ZeroDivisionError
     layer(torch.ones(2))
     assert layer.saw == (2, None, None)

@@ -16,6 +16,7 @@ from minillm_ray.common.errors import (
     join_scopes,
     merge_errors,
     shown,
+    told,
 )
 
 CLIP = Fault("objective.clip", "upper", "cannot be used here", "set it to none", also=("rollout.top_p",))
@@ -111,3 +112,23 @@ def test_faults_arrive_as_they_were_sent(kind):
     got = pickle.loads(pickle.dumps(sent))
     assert (type(got), got.faults, got.source, str(got)) == (kind, sent.faults, "run.yaml", str(sent))
     assert got.faults[1].value is ABSENT
+
+
+def test_an_error_of_another_library_is_told_in_a_line_whatever_it_says():
+    def fault(raises) -> BaseException:
+        try:
+            raises()
+        except Exception as error:
+            return error
+        raise AssertionError
+
+    def nothing() -> None:
+        assert not "a reason"
+
+    def much() -> None:
+        raise ValueError("one " * 200 + "\nand another")
+
+    assert told(fault(nothing)).startswith("AssertionError: assert not ")
+    assert told(KeyError()) == "KeyError"
+    assert told(fault(much)).startswith("ValueError: one one")
+    assert len(told(fault(much))) < 320

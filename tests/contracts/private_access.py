@@ -37,7 +37,6 @@ INTERNAL_ATTRIBUTES = {
     "allow_patterns_overrides",
     "cpu_linear",
     "driver_worker",
-    "init_vllm_registered_model",
     "input_batch",
     "input_size_per_partition",
     "load_numel_total",

@@ -194,10 +194,12 @@ def test_an_engine_without_a_part_that_its_model_runner_needs_is_refused(name: s
 
 def test_every_attribute_of_vllms_objects_is_missed_when_it_is_used():
     names = {name.rpartition(".")[2] for name in vllm_compat.ON_INSTANCES}
-    assert names - set(RUNNERS) == {"world_size", "attn_type", "quant_method"}
+    assert names - set(RUNNERS) == {"world_size", "attn_type", "quant_method", "vllm_config"}
     head = SimpleNamespace()
     with pytest.raises(IncompatibleLibrary, match="quant_method"):
         vllm_compat.use_weights_of(head, SimpleNamespace(weight=1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(IncompatibleLibrary, match="vllm_config"):
+        vllm_compat.settings_of(SimpleNamespace())  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from minillm_ray.common.config.run import ModelConfig
 from minillm_ray.common.errors import ConfigError, ModelError
+from minillm_ray.deploy.models import families
 from minillm_ray.deploy.models.convert import cut_model, fetch_model
 from minillm_ray.deploy.models.inspect import (
     compare_tokenizers,
@@ -20,7 +21,7 @@ from minillm_ray.deploy.models.inspect import (
 )
 from minillm_ray.tests.tiny_models import FAMILIES, tiny_model, tiny_tokenizer
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -152,3 +153,64 @@ def test_a_folder_with_something_in_it_is_not_written_to(tmp_path):
     shutil.copy(__file__, tmp_path)
     with pytest.raises(ConfigError, match="exists already"):
         fetch_model("smollm2", tmp_path)
+
+
+def described(tmp_path: Path, family: str, **settings):
+    """Facts about a folder with these settings, and weights that nobody reads."""
+    AutoConfig.for_model(family, **settings).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    return describe_model(ModelConfig(path=str(tmp_path)), "teacher.path")
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "says"),
+    [
+        ("bert", {}, "is an encoder, or half of a pair"),
+        ("gemma3", {}, "is made for pictures or sounds beside text"),
+        ("llama", {"quantization_config": {"quant_method": "awq"}}, "is quantised"),
+        ("rwkv", {"hidden_size": 32, "num_hidden_layers": 1}, r"of a family \(rwkv\) that is not understood"),
+    ],
+)
+def test_a_family_of_no_use_is_refused_by_name_and_reason(tmp_path, family, settings, says):
+    with pytest.raises(ModelError, match=says) as caught:
+        described(tmp_path, family, **settings)
+    assert "use a model of another family" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "says"),
+    [
+        ("falcon_mamba", {"num_attention_heads": 2}, "carry a state from token to token"),
+        ("stablelm", {"use_parallel_residual": True}, "has use_parallel_residual = True, which vLLM"),
+        (
+            "llama",
+            {"layer_types": ["linear_attention"], "num_hidden_layers": 1},
+            "carry a state from token to token",
+        ),
+        ("doge", {}, "attention of its own, which vLLM replaces"),
+        ("cwm", {}, r"is of a family (cwm) whose numbers in vLLM nobody has compared"),
+        ("llama", {}, None),
+    ],
+)
+def test_what_no_engine_takes_is_known_with_its_reason(family, settings, says):
+    found = families.engine_refusal(AutoConfig.for_model(family, **settings))
+    assert says in found if says else found is None
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_no_text_may_be_longer_than_positions_are_exact(tmp_path, kind):
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **factors}
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size"), 64) | {"num_hidden_layers": 1}
+    facts = described(
+        tmp_path,
+        {"dynamic": "llama", "longrope": "phi3"}[kind],
+        **sizes,
+        num_attention_heads=2,
+        vocab_size=128,
+        pad_token_id=0,
+        max_position_embeddings=512,
+        original_max_position_embeddings=128,
+        rope_parameters=rope,
+    )
+    assert facts.context == 128

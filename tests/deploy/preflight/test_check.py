@@ -324,9 +324,9 @@ def test_a_cache_too_small_for_one_answer_is_refused(models, questions):
 
 def test_attention_heads_that_vllm_does_not_take_on_cpus_are_refused(models, questions):
     odd = replace(check_run(settings(models, questions)).student, head_dim=48)
-    (fault,) = rules.head_faults("student", odd, ClusterConfig())
+    (fault,) = rules.engine_faults("student", odd, ClusterConfig())
     assert "attention heads of size 48" in str(fault)
-    assert rules.head_faults("student", odd, ClusterConfig(rollout_gpus=1)) == []
+    assert rules.engine_faults("student", odd, ClusterConfig(rollout_gpus=1)) == []
 
 
 def test_rouge_l_without_right_answers_is_refused_and_reverse_kl_is_not(models, questions, tmp_path):
