@@ -148,7 +148,11 @@ FEW_EXPERTS = {
 
 
 AS_THEY_COME = _AS_THEY_COME.split()
-FAMILIES |= {name: Family(name) for name in AS_THEY_COME}
+FAMILIES |= {
+    # Granite's default of 1 makes scores so large that float32's noise is felt
+    name: Family(name, {"attention_multiplier": 0.2} if "granite" in name else {})
+    for name in AS_THEY_COME
+}
 
 
 def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
@@ -161,5 +165,5 @@ def make(name: str, folder: Path, *, teacher: bool = False) -> Path:
     if name not in FAMILIES or name in AS_THEY_COME:
         plain = AutoConfig.for_model(name).to_dict()
         tied = bool(plain.get("tie_word_embeddings"))
-        settings = {key: value for key, value in FEW_EXPERTS.items() if key in plain}
+        settings = {key: value for key, value in FEW_EXPERTS.items() if plain.get(key)} | dict(settings)
     return tiny_model(family.type, folder, settings=settings, tied=tied, **size)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vllm
 
 QUICK = ("mistral", "gemma2", "qwen3_moe", "smollm3")
 """A window, a cap on scores, experts, and a family that vLLM runs by transformers' own class."""
-ROWS_OF_THEIR_OWN = {"gptj"}
+ROWS_OF_THEIR_OWN = {"gptj", "stablelm", "falcon"}
 """Families whose attention cannot be reached, so that none share rows."""
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in PROMISED if name not in QUICK]
 
