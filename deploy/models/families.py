@@ -86,8 +86,6 @@ SETTINGS = (
 
 def refusal(config: PretrainedConfig) -> str | None:
     """Why no part of a run takes a model of this config, as the rest of a sentence; None if some do."""
-    if getattr(config, "quantization_config", None) is not None:
-        return "is quantised, and weights are read, updated and compared as plain numbers here"
     return NO_USE.get(config.model_type)
 
 

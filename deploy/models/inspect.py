@@ -95,14 +95,14 @@ def describe_model(model: ModelConfig, key: str, *, quantised: bool = False) -> 
         raise ModelError(*pointers)
     found: list[InputError] = []
     config = collect_error(found, read_config, model, key, quantised=quantised)
+    if config is not None and (reason := families.refusal(config)) is not None:
+        raise ModelError(Fault(key, model.path, reason, families.WAY_OUT))
     missing = config is None and not Path(model.path).is_dir()
     headers = None if missing else collect_error(found, read_headers, model, key)
     if config is not None:
         collect_error(found, check_ids, model, key, config)
     if found or config is None:
         raise merge_errors(found)
-    if (reason := families.refusal(config)) is not None:
-        raise ModelError(Fault(key, model.path, reason, families.WAY_OUT))
     network = empty_network(config, model, key)
     try:
         facts = _facts(model, config, network)
