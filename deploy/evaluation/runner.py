@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
+from ...common.config.base import Dtype
 from ...common.config.eval import METRICS, EvalConfig, plain_model
+from ...common.config.run import ModelConfig
 from ...common.logs import driver_logs, person_sees
 from ..cli.progress import Progress, summary_of
 from ..data.load import PROBED
@@ -147,7 +149,7 @@ def _parity(config: EvalConfig, candidate: Candidate, progress: Progress) -> Par
     probes = make_probes(texts, longest=config.max_tokens, thresholds=candidate.facts.thresholds)
     parity = Parity(probes, candidate.vocabulary, config.verify)
     dtype = config.teacher_server.dtype
-    models = {"student": (plain_model(candidate.model), dtype)}
+    models: dict[str, tuple[ModelConfig, Dtype]] = {"student": (plain_model(candidate.model), dtype)}
     if candidate.compares and config.teacher is not None:
         models["teacher"] = plain_model(config.teacher), dtype
     progress.phase(f"{candidate.name}: reading probes")

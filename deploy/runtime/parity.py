@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from ...actors.scorer import read_plainly
 from ...common.config.base import Dtype
@@ -58,14 +58,14 @@ class Parity:
             (name, model.path, model.revision, dtype) for name, (model, dtype) in models.items()
         ]
         try:
-            found = ray.get(task.remote(jobs, self._vocabulary, list(self.probes), cluster.threads))
+            found: Any = ray.get(task.remote(jobs, self._vocabulary, list(self.probes), cluster.threads))
         except RayTaskError as failure:
             if isinstance(failure.cause, MinillmError):
                 raise failure.cause from None
             if not isinstance(failure.cause, MemoryError):
                 raise
             return False
-        except (WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        except (WorkerCrashedError, OutOfMemoryError):
             return False
         self._referee = [
             ProbeLogprobs(process=REFEREE, model=name, dtype=dtype, logprobs=found[name])
