@@ -13,9 +13,10 @@ import torch
 from minillm_ray.actors import scorer as scorer_module
 from minillm_ray.actors.scorer import Scorer, batches
 from minillm_ray.common import divergence
-from minillm_ray.common.config.run import TeacherServerConfig
+from minillm_ray.common.config.run import LearnerConfig, ModelConfig, TeacherServerConfig
 from minillm_ray.common.errors import DataError, ModelError
 from minillm_ray.common.types import Passage, Rollout, Scored, WeightVersion
+from minillm_ray.learner.deepspeed_engine import load_student
 from minillm_ray.tests.tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -234,3 +235,21 @@ def test_states_from_elsewhere_are_held_against_the_teachers_own(folders):
     (others,), _ = load(folders["qwen2"]).score(passages(1), temperature=1.0, with_hidden=True)
     assert scorer.states_gap(others) > 0.1
     assert scorer.states_gap(replace(own, teacher_logprobs=logprobs_of(own)[0] - 0.5)) > 0.4
+
+
+def test_a_cap_on_scores_of_attention_is_kept(tmp_path):
+    # torch's own attention has none, and transformers leaves the cap out there without a word.
+    folder = tiny_model("gemma2", tmp_path / "capped", settings={"attn_logit_softcapping": 0.5})
+    given = passages(4)
+    scored, _ = load(folder).score(given, temperature=1.0, with_hidden=False)
+    student = load_student(ModelConfig(path=str(folder)), LearnerConfig(), dropout=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    for passage, result in zip(given, scored, strict=True):
+        ids = torch.from_numpy(np.concatenate([passage.prompt_ids, passage.answer_ids])).long()[None]
+        with torch.no_grad():
+            want, learned = (one(ids).logits[0, len(passage.prompt_ids) - 1 : -1] for one in (model, student))
+        torch.testing.assert_close(learned, want, atol=1e-5, rtol=1e-5)
+        logprobs = (
+            want[:, :VOCABULARY].log_softmax(-1).gather(1, ids[0, len(passage.prompt_ids) :, None])[:, 0]
+        )
+        np.testing.assert_allclose(logprobs_of(result)[1], logprobs.numpy(), atol=1e-5)
