@@ -182,13 +182,13 @@ class TokenizedData:
         if length == len(prompt):
             return length
         # What the template opens an answer with may be missing once there is one; what is before may not.
-        text = (
-            self.renderer.prompt(record)
-            if given.turn is None
-            else self.renderer.prompt_of_turn(record, given.turn)
-        )
-        before = self.renderer.control.encode([text.removesuffix(self.renderer.opening_of(text))])[0]
-        if length < _common_length(before, prompt) - 1 or not length:
+        # A token may reach over the border: then the answer begins with it.
+        if given.turn is None:
+            text = self.renderer.prompt(record)
+        else:
+            text = self.renderer.prompt_of_turn(record, given.turn)
+        before = text.removesuffix(self.renderer.opening_of(text))
+        if not given.text.startswith(before) or not length:
             key = f"{self.rows.key}.{'messages' if record.chat is not None else 'path'}"
             raise DataError(
                 Fault(

@@ -209,7 +209,7 @@ def _measure_model(
         task.is_classification or (config.wants("lm_loss") and task.given) for task, _ in missing
     )
     workers = stage.workers(candidate, samples=samples, reads=reads)
-    parity.check(workers.readings(parity.probes))
+    parity.check(workers)
     for task, mark in missing:
         kept = folder.kept(candidate.name, task.name, mark)
         # What an earlier call measured stays, and is measured with the rest.

@@ -274,7 +274,7 @@ def _draw(
             vocabulary=plan.vocabulary,
             max_tokens=config.max_tokens,
         ) as workers:
-            parity.check(workers.readings(probes))
+            parity.check(workers)
             samples = rollout.num_generations
             counter = _AnswerProgress(progress, done * samples, len(plan.prompts) * samples)
             workers.write_parts(config.output_dir, left, plan.prompts, plan.data.questions, spec, counter)

@@ -22,6 +22,7 @@ from ...common.process import usable_cores
 from ...common.types import Floats, Passage
 from .placement import PROCESS
 from .probes import REFEREE, Gap, ProbeLogprobs, compare, tolerated
+from .workers import ActorGroup
 
 log = EventLog(__name__)
 UNCHECKED = (
@@ -86,9 +87,9 @@ class Parity:
             )
         return gaps
 
-    def check(self, readings: Sequence[ProbeLogprobs]) -> list[Gap]:
-        """See `gaps`. Raises Disagreement, which names every process that is too far off."""
-        gaps = self.gaps(readings)
+    def check(self, workers: ActorGroup) -> list[Gap]:
+        """`gaps` of all processes of a group. Raises Disagreement, which names those that are too far off."""
+        gaps = self.gaps(workers.readings(self.probes))
         if wrong := [gap for gap in gaps if not gap.agrees]:
             lines = "\n  ".join(map(str, wrong))
             raise Disagreement(

@@ -113,7 +113,7 @@ def _run(
                 ) as workers:
                     _log_workers(workers.facts, metrics_log)
                     progress.phase("comparing log-probs")
-                    parity.check(workers.readings(parity.probes))
+                    parity.check(workers)
                     driver = Driver(config, streams, workers, folder, metrics_log, progress, state, callbacks)
                     result = driver.run()
             finally:

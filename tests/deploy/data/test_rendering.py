@@ -79,10 +79,13 @@ def test_ids_are_those_of_apply_chat_template(tmp_path_factory, name, first, sai
     whole = rendered(data, chat, generation=False)
     ended = data.renderer.ending is not None
     known = [*ids, *behind] if ended else [*ids, *behind[:-1]]
-    assert whole[: len(known)] == known
+    if ended:
+        assert whole[: len(known)] == known
+    else:  # nothing separates the answer from what comes behind it, and a token may be of both
+        assert decoded(data, whole).startswith(decoded(data, known))
     assert prompt[: len(ids)] == ids
     assert behind[-1] in data.end_ids()
-    rest = decoded(data, whole[len(known) :]).replace("<eos>", "").strip()
+    rest = decoded(data, whole).removeprefix(decoded(data, known)).replace("<eos>", "").strip()
     assert rest == ""
     assert answer.strip() in decoded(data, behind)
 

@@ -51,6 +51,8 @@ def played(monkeypatch):
     monkeypatch.setattr(module, "ModelEval", Played)
     monkeypatch.setattr(module, "start_eval_workers", no_workers)
     monkeypatch.setattr(module, "cluster", no_workers)
+    monkeypatch.setattr(module.Parity, "ask_referee", lambda *_: True)
+    monkeypatch.setattr(module.Parity, "check", lambda *_: [])
 
 
 @pytest.fixture(scope="module")
