@@ -43,6 +43,7 @@ def tiny_run(teacher: Path, student: Path, questions: Path, out: Path, **changes
             "optimizer": {"lr": 1e-3},
         },
         "save_steps": 2,
+        "verify": {"referee": False},  # tests/flow/test_verify.py has one
         "output_dir": str(out),
         "cluster": {"rollout_cpus": 0.1, "teacher_cpus": 0.1, "learner_cpus": 0.1, "writer_cpus": 0.1},
     }

@@ -177,7 +177,11 @@ def mark_of(config: EvalConfig, model: ModelConfig, data: EvalData, task: Task) 
     """Changes with model and teacher, with their settings and files, and with the tokens of the data."""
     named = [model, *([config.teacher] if config.teacher else [])]
     facts: list[Any] = [(_files(one.path), one.model_dump(mode="json", exclude={"name"})) for one in named]
-    read = zlib.crc32(fingerprint(task.given).tobytes(), zlib.crc32(fingerprint(task.prompts).tobytes()))
+    read = zlib.crc32(fingerprint(task.prompts).tobytes())
+    for choices in task.choices:
+        for label in choices.labels:
+            read = zlib.crc32(label.tobytes(), read)
+        read = zlib.crc32(bytes(str(choices.right), "ascii"), read)
     facts.append((read, data.model_dump(mode="json", exclude={"name"})))
     return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 

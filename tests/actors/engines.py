@@ -102,12 +102,12 @@ def _open(pair: Pair) -> None:
     global _engine
     from minillm_ray.actors.vllm_engine import VllmEngine
 
-    if _engine is not None:
-        from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.distributed import cleanup_dist_env_and_memory
 
+    if _engine is not None:
         _engine._engine.engine_core.shutdown()
         _engine = None
-        cleanup_dist_env_and_memory()
+    cleanup_dist_env_and_memory()  # also of one that did not start
     _engine = VllmEngine(
         str(pair.student),
         str(pair.teacher) if pair.teacher else None,

@@ -22,7 +22,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(300)]
 
-CLUSTER = ["cluster.rollout_cpus=0.1", "cluster.teacher_cpus=0.1", "cluster.writer_cpus=0.1"]
+CLUSTER = [
+    "cluster.rollout_cpus=0.1",
+    "cluster.teacher_cpus=0.1",
+    "cluster.writer_cpus=0.1",
+    "verify.referee=false",  # test_verify.py has one
+]
 ENGINE = [
     "max_prompt_tokens=64",
     "engine.max_new_tokens=8",

@@ -16,7 +16,8 @@ def test_engine_teacher_and_ranks_agree_with_transformers_and_with_each_other_af
     ray_cluster, tiny_pair, questions, tmp_path
 ):
     teacher, student = tiny_pair
-    rounds = verify_run(tiny_run(teacher, student, questions, tmp_path / "out"), Console(quiet=True))
+    asked = tiny_run(teacher, student, questions, tmp_path / "out", verify={"referee": True})
+    rounds = verify_run(asked, Console(quiet=True))
     assert list(rounds) == ["start", "update 1", "update 2"]
     at_start = {(gap.process, gap.model): gap for gap in rounds["start"]}
     assert set(at_start) == {
@@ -38,7 +39,7 @@ def test_a_run_stops_before_its_first_step_where_processes_disagree(
     ray_cluster, tiny_pair, questions, tmp_path
 ):
     teacher, student = tiny_pair
-    strict = {"tolerance": 1e-12}  # rounding alone is more
+    strict = {"tolerance": 1e-12, "referee": True}  # rounding alone is more
     config = tiny_run(teacher, student, questions, tmp_path / "out", verify=strict)
     with pytest.raises(Disagreement, match=r"rollout-0 \(student\) against referee: .* nats \(in probe/"):
         start_run(config, Console(quiet=True))
