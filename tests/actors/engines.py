@@ -101,7 +101,6 @@ def _prepare() -> None:
 def _open(pair: Pair) -> None:
     global _engine
     from minillm_ray.actors.vllm_engine import VllmEngine
-
     from vllm.distributed import cleanup_dist_env_and_memory
 
     if _engine is not None:
