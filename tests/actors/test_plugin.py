@@ -20,6 +20,7 @@ def test_the_rollout_actor_is_defined_without_torch_so_that_its_process_can_stil
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_registering_twice_is_harmless():
     code = """

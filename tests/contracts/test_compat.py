@@ -47,6 +47,7 @@ def told(request: pytest.FixtureRequest, repo: Path) -> tuple[Any, dict[str, Any
     return by_name(request.param), json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_without_any_one_internal_the_check_names_it_and_the_installed_version(told: tuple[Any, Any]):
     module, report = told
     names = removals.static_names(module)
@@ -60,6 +61,7 @@ def test_without_any_one_internal_the_check_names_it_and_the_installed_version(t
         assert "pip install" in said
 
 
+@pytest.mark.slow
 def test_what_only_objects_have_or_is_optional_is_known_to_the_installed_version(told: tuple[Any, Any]):
     assert told[1]["not mentioned"] == []
 

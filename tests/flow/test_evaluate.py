@@ -246,6 +246,7 @@ def test_a_model_that_takes_the_place_of_one_of_its_shape_is_measured_as_if_alon
     assert of(rows, other)[key][0] != pytest.approx(after[key][0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_measured_again_unless_the_data_says_something_else(found, data, monkeypatch):
     def must_not_start(*_: Any, **__: Any) -> Callable:
         raise AssertionError("an actor was started")

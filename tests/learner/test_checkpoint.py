@@ -85,6 +85,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(4), want)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_an_exported_student_opens_as_any_model_does_and_can_be_taken_on_again(
