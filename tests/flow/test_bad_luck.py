@@ -67,7 +67,10 @@ def stopped(ray_cluster, tiny_pair, questions, tmp_path_factory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
     teacher = shutil.copytree(tiny_pair[0], folder / "teacher")
     run = folder / "run"
-    train(tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "max_steps": 2}))
+    # Probes would find a damaged teacher at the start: here it is let in.
+    lenient = {"referee": False, "within": 0.0}
+    asked = tiny_run(teacher, tiny_pair[1], questions, run, learner={**STEPS, "max_steps": 2}, verify=lenient)
+    train(asked)
     settings = run / "config.yaml"
     settings.write_text(settings.read_text().replace("max_steps: 2", "max_steps: 4"))
     poison(teacher, "d")
