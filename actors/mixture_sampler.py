@@ -66,7 +66,7 @@ class MixtureSampler:
         hidden, self._model.teacher_hidden = self._model.teacher_hidden, None
         kept = hidden.to(self._states) if hidden is not None and self._states is not None else None
         which = np.array([self._answers[request] for request in self._request_ids()], np.intp)
-        positions = self._lengths[which].copy()
+        positions = self._lengths[which]
         self._lengths[which] += 1
         if self._given is None:
             drawn = draw(logits, torch.from_numpy(self._numbers[which, positions]))

@@ -143,11 +143,12 @@ class VllmEngine:
         from vllm.inputs import TokensPrompt
 
         self._set_mixture(spec)
+        params = {length: self._params(spec, length) for length in set(lengths)}
         requests: dict[str, int] = {}
         for number, ((prompt_id, sample, ids), length) in enumerate(zip(wanted, lengths, strict=True)):
             tokens = TokensPrompt(prompt_token_ids=ids.tolist())
             name = f"{number}:{answer_name(prompt_id, sample)}"
-            requests[self._engine.add_request(name, tokens, self._params(spec, length))] = number
+            requests[self._engine.add_request(name, tokens, params[length])] = number
         states = None if spec.states is None else getattr(torch, spec.states)
         self._sampler.begin(requests, seeds, spec.max_tokens, states, given)
         ended: dict[int, CompletionOutput] = {}

@@ -108,14 +108,9 @@ def read_table(
     if split is None:
         reason, fix = "is not one split", "name one, or a part of one such as train[:200]"
         raise DataError(Fault(f"{key}.split", source.split, reason, fix))
-    folder = Path(path).is_dir()
-    if not (folder and (source.subset or _is_hub_copy(Path(path)))) and (
-        folder or readers.of(path) is not None or _is_local(path)
-    ):
-        files = _files(path, split["name"], key, readers)
-        table = _read_files(files, source, key, wanted, readers)
-    else:
+    if _is_on_hub(source, readers):
         return _read_hub(source, key, wanted)
+    table = _read_files(_files(path, split["name"], key, readers), source, key, wanted, readers)
     if not len(table):
         raise DataError(Fault(f"{key}.path", path, "has no records", "give a file with at least one"))
     if split["part"]:
@@ -257,6 +252,14 @@ def _files(path: str, split: str, key: str, readers: Readers) -> list[Path]:
 def _unknown_kind(path: str, key: str, readers: Readers) -> Fault:
     known = ", ".join(ending for ending in readers.endings if ending != TEXT)
     return Fault(f"{key}.path", path, "is not of a known kind", f"known are {known}, also with .gz or .zst")
+
+
+def _is_on_hub(source: PromptData | TextConfig, readers: Readers) -> bool:
+    """Whether this is a name on the hub, or a folder that was downloaded from there and is read as such."""
+    path = Path(source.path)
+    if path.is_dir():
+        return source.subset is not None or _is_hub_copy(path)
+    return readers.of(path) is None and not _is_local(source.path)
 
 
 def _is_hub_copy(folder: Path) -> bool:

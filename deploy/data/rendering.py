@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ...common.config.data import PromptSettings
-from ...common.errors import DataError, Fault
+from ...common.errors import ABSENT, DataError, Fault
 from .chats import REASONING, Chat, Turn, calls_of, flattened, text_of
 from .control_tokens import ControlTokens
-from .templates import Record, alpaca, no_end_fault
+from .templates import Record, alpaca
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -190,7 +190,10 @@ class Renderer:
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an answer. Raises DataError if the tokenizer names none."""
     if tokenizer.eos_token_id is None:
-        raise DataError(no_end_fault(tokenizer.name_or_path))
+        reason = (
+            f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token, so no answer could end"
+        )
+        raise DataError(Fault("", ABSENT, reason, "set eos_token in its tokenizer_config.json"))
     return int(str(tokenizer.eos_token_id))
 
 

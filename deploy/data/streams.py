@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import ray
 
+from ...common.config.run import RunConfig
 from ...common.errors import ABSENT, DataError, Fault
 from ...common.types import BatchSummary, Passage, Prompt
 from ..runtime.pool import Chunk, chunked
@@ -42,6 +43,17 @@ class DataStreams:
             )
         if data.text:
             self._text = PromptStream(data.text, seed=seed)
+
+    @classmethod
+    def of_run(cls, config: RunConfig, data: RunData) -> DataStreams:
+        """Those of a run, by its settings."""
+        return cls(
+            data,
+            seed=config.seed,
+            shuffle=config.data.shuffle,
+            chunk=config.rollout.chunk,
+            num_generations=config.rollout.num_generations,
+        )
 
     def take_prompts(self, count: int) -> list[Prompt]:
         """The next prompts to answer."""

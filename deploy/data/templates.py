@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...common.errors import ABSENT, DataError, Fault
+from ...common.errors import DataError, Fault
 from .chats import Chat, UnusableChat, chat_of, text_of
 from .readers import Rows
 
@@ -178,13 +178,3 @@ def _system(value: Any, rows: Rows, n: int) -> str:
 
 def _system_turn(text: str) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}] if text.strip() else []
-
-
-def no_end_fault(tokenizer_name: str) -> Fault:
-    """That a tokenizer names no end-of-sequence token."""
-    return Fault(
-        "",
-        ABSENT,
-        f"the tokenizer of {tokenizer_name} has no end-of-sequence token, so no answer could end",
-        "set eos_token in its tokenizer_config.json",
-    )

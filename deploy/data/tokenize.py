@@ -92,11 +92,11 @@ class TokenizedData:
         end-of-sequence token where one is needed or, unless there `may_be_none`, nothing is left.
         """
         by_chat = self.renderer.is_chat
-        found = self._passages_of_chats(max_answer, all_turns) if by_chat else self._passages(max_answer)
-        passages: list[Passage] = []
-        dropped: list[Dropped] = []
-        for one in found:
-            (passages if isinstance(one, Passage) else dropped).append(one)  # type: ignore[arg-type]
+        found = list(
+            self._passages_of_chats(max_answer, all_turns) if by_chat else self._passages(max_answer)
+        )
+        passages = [one for one in found if isinstance(one, Passage)]
+        dropped = [one for one in found if isinstance(one, Dropped)]
         if may_be_none and not passages:
             return Kept((), tuple(dropped))
         return _kept(passages, dropped, self.rows.key)

@@ -23,7 +23,7 @@ from ..data.load import PROBED
 from ..data.record import FILE, keep_record, start_time
 from ..reporting.compare import Comparison, compare, render
 from ..runtime.cluster import cluster
-from ..runtime.parity import UNCHECKED, Parity
+from ..runtime.parity import Parity
 from ..runtime.probes import make_probes
 from ..runtime.workers import EvalWorkerGroup, start_eval_workers
 from .check import Candidate, check_eval
@@ -153,8 +153,8 @@ def _parity(config: EvalConfig, candidate: Candidate, progress: Progress) -> Par
     if candidate.compares and config.teacher is not None:
         models["teacher"] = plain_model(config.teacher), dtype
     progress.phase(f"{candidate.name}: reading probes")
-    if not parity.ask_referee(models, config.cluster) and config.verify.referee:
-        progress.say(f"{candidate.name}: {UNCHECKED}")
+    if note := parity.ask_referee(models, config.cluster):
+        progress.say(f"{candidate.name}: {note}")
     return parity
 
 

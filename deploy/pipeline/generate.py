@@ -34,7 +34,7 @@ from ..data.tokenize import Kept, Limit, TokenizedData, tokenize_rows
 from ..models.inspect import inspect_model
 from ..preflight import rules
 from ..runtime.cluster import cluster
-from ..runtime.parity import UNCHECKED, Parity
+from ..runtime.parity import Parity
 from ..runtime.placement import engine_bundles
 from ..runtime.probes import make_probes
 from ..runtime.workers import start_generate_workers
@@ -264,8 +264,8 @@ def _draw(
         texts = [prompt.token_ids for prompt in plan.prompts[:PROBED]]
         probes = make_probes(texts, longest=config.max_tokens, thresholds=plan.thresholds)
         parity = Parity(probes, plan.vocabulary, config.verify)
-        if not parity.ask_referee({"student": (config.model, rollout.dtype)}, config.cluster):
-            progress.say(UNCHECKED)
+        if note := parity.ask_referee({"student": (config.model, rollout.dtype)}, config.cluster):
+            progress.say(note)
         with start_generate_workers(
             config.model,
             plan.tokenizer,

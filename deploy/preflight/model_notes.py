@@ -26,8 +26,9 @@ def model_notes(config: RunConfig, ends: Collection[int]) -> list[str]:
             " way that transformers ignores and does not save; the trained student keeps it as it is"
         )
     if config.teacher is not None and needs_rollouts(config):
-        known = {*end_of_sequence_ids(config.student.path), *ends}
-        if foreign := set(end_of_sequence_ids(config.teacher.path)) - known:
+        student, teacher = config.student, config.teacher
+        known = {*end_of_sequence_ids(student.path, student.revision), *ends}
+        if foreign := set(end_of_sequence_ids(teacher.path, teacher.revision)) - known:
             notes.append(
                 f"teacher.path = {config.teacher.path} ends an answer with token {_either(foreign)}, and the"
                 f" student's end only with {_either(known)}: answers may grow to rollout.max_new_tokens; name"

@@ -39,14 +39,17 @@ class Parity:
         self.probes, self._vocabulary, self._settings = probes, vocabulary, settings
         self._referee: list[ProbeLogprobs] = []
 
-    def ask_referee(self, models: Mapping[str, tuple[ModelConfig, Dtype]], cluster: ClusterConfig) -> bool:
-        """Have a plain forward pass of each model (student, teacher) read the probes; whether it could.
+    def ask_referee(
+        self, models: Mapping[str, tuple[ModelConfig, Dtype]], cluster: ClusterConfig
+    ) -> str | None:
+        """Have a plain forward pass of each model (student, teacher) read the probes, if that is wanted.
 
-        Its process has ended when this returns. It reserves what a learner rank does.
+        Its process has ended when this returns. It reserves what a learner rank does. Returns what a person
+        should know if that failed; processes are then compared with each other alone.
         """
         self._referee = []
         if not self._settings.referee:
-            return False
+            return None
         environment = {"env_vars": {name: os.environ.get(name, value) for name, value in PROCESS.items()}}
         task: Any = ray.remote(
             num_cpus=cluster.learner_cpus,
@@ -65,14 +68,14 @@ class Parity:
                 raise failure.cause from None
             if not isinstance(failure.cause, MemoryError):
                 raise
-            return False
+            return UNCHECKED
         except (WorkerCrashedError, OutOfMemoryError):
-            return False
+            return UNCHECKED
         self._referee = [
             ProbeLogprobs(process=REFEREE, model=name, dtype=dtype, logprobs=found[name])
             for name, (_, dtype) in models.items()
         ]
-        return True
+        return None
 
     def forget_student(self) -> None:
         """Compare students with each other from now on: they have learned."""

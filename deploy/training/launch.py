@@ -21,7 +21,7 @@ from ..data.streams import DataStreams
 from ..preflight.check import Plan, check_run
 from ..reporting.plots import plot_run
 from ..runtime.cluster import cluster
-from ..runtime.parity import UNCHECKED, Parity
+from ..runtime.parity import Parity
 from ..runtime.probes import make_probes
 from ..runtime.workers import start_workers
 from .driver import Driver, Result
@@ -76,13 +76,7 @@ def _run(
     callbacks: Sequence[object],
 ) -> Result:  # fmt: skip
     dropped = plan.data.all_dropped
-    streams = DataStreams(
-        plan.data,
-        seed=config.seed,
-        shuffle=config.data.shuffle,
-        chunk=config.rollout.chunk,
-        num_generations=config.rollout.num_generations,
-    )
+    streams = DataStreams.of_run(config, plan.data)
     with driver_logs(folder.path), Progress(console) as progress, person_sees(progress.say):
         for line in [*(f"note: {note}" for note in plan.notes), *summary_of(dropped)]:
             progress.say(line)
@@ -95,8 +89,8 @@ def _run(
                 keep_record(folder.path, plan.data.started, plan.data.sets())
             parity = parity_of(config, plan)
             progress.phase("reading probes")
-            if not parity.ask_referee(models_of(config), config.cluster) and config.verify.referee:
-                progress.say(UNCHECKED)
+            if note := parity.ask_referee(models_of(config), config.cluster):
+                progress.say(note)
             progress.phase("starting actors")
             metrics_log = MetricsLog(
                 folder.path, make_sinks(config.metrics_sinks, _context(config, folder, state), config.plugins)

@@ -16,7 +16,6 @@ from ..cli.progress import Progress
 from ..data.streams import DataStreams
 from ..preflight.check import check_run
 from ..runtime.cluster import cluster
-from ..runtime.parity import UNCHECKED
 from ..runtime.probes import Gap
 from ..runtime.workers import start_workers
 from .driver import Driver
@@ -37,13 +36,7 @@ def verify_run(config: RunConfig, console: Console) -> Rounds:
     with tempfile.TemporaryDirectory(prefix="minillm-verify-") as folder:
         config = smallest(config).model_copy(update={"output_dir": Path(folder)})
         plan = check_run(config)
-        streams = DataStreams(
-            plan.data,
-            seed=config.seed,
-            shuffle=config.data.shuffle,
-            chunk=config.rollout.chunk,
-            num_generations=config.rollout.num_generations,
-        )
+        streams = DataStreams.of_run(config, plan.data)
         parity, where = parity_of(config, plan), RunDir(Path(folder))
         with (
             driver_logs(where.path),
@@ -52,8 +45,8 @@ def verify_run(config: RunConfig, console: Console) -> Rounds:
             cluster(config.cluster),
         ):
             progress.phase("reading probes")
-            if not parity.ask_referee(models_of(config), config.cluster):
-                progress.say(UNCHECKED)
+            if note := parity.ask_referee(models_of(config), config.cluster):
+                progress.say(note)
             progress.phase("starting actors")
             sizes = {"vocabulary": plan.vocabulary, "max_tokens": plan.max_tokens}
             with start_workers(config, where.rollouts, plan.tokenizer, **sizes) as workers:

@@ -51,7 +51,7 @@ def played(monkeypatch):
     monkeypatch.setattr(module, "ModelEval", Played)
     monkeypatch.setattr(module, "start_eval_workers", no_workers)
     monkeypatch.setattr(module, "cluster", no_workers)
-    monkeypatch.setattr(module.Parity, "ask_referee", lambda *_: True)
+    monkeypatch.setattr(module.Parity, "ask_referee", lambda *_: None)
     monkeypatch.setattr(module.Parity, "check", lambda *_: [])
 
 
